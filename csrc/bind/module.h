@@ -1,0 +1,13 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace memcore {
+
+// One function per area fills the module _core.
+void register_engine(pybind11::module_& m);  // isas, threads
+void register_search(pybind11::module_& m);
+void register_pages(pybind11::module_& m);
+void register_text(pybind11::module_& m);
+
+}  // namespace memcore

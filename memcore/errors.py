@@ -1,0 +1,28 @@
+"""The exceptions that memcore raises. A message is one sentence: *op: argument is X, should be Y*."""
+
+
+class ShapeError(ValueError):
+    """An array's shape does not fit."""
+
+
+class DtypeError(TypeError):
+    """An array's dtype, or an argument's type, is not one that the op takes."""
+
+
+class InputError(ValueError):
+    """A value is bad: NaN in a stored vector, a negative k, an unknown field."""
+
+
+class NotFoundError(KeyError):
+    """A handle or an id names nothing that is there."""
+
+    # KeyError prints the repr of its argument; a sentence should print as it is.
+    __str__ = Exception.__str__
+
+
+class BackendError(RuntimeError):
+    """No engine can run this call, or the one that was asked for cannot."""
+
+
+class StoreError(OSError):
+    """A store on disk cannot be read or written."""
