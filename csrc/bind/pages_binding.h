@@ -1,0 +1,12 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "pages.h"
+
+namespace memcore {
+
+// Adds search and score to the class Pages.
+void bind_pages_search(pybind11::class_<Pages>& cls);
+
+}  // namespace memcore

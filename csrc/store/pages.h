@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "banks.h"
+#include "columns.h"
+#include "metric.h"
+#include "rwlock.h"
+#include "slab.h"
+
+namespace memcore {
+
+// What a search needs to know of a bank. Valid while the lock is held.
+struct BankView {
+  const int32_t* pages;  // (ceil(n_rows / 16),)
+  int64_t n_rows;
+  int64_t family;  // banks of one family may share pages
+};
+
+// Handles or ids as the caller gave them. A single handle stands for all rows.
+struct Int64View {
+  const int64_t* data;
+  int64_t size;
+  int64_t stride;  // in items; 0 repeats the first
+  int64_t operator[](int64_t i) const { return data[i * stride]; }
+};
+
+// Vectors as the caller gave them: any strides, in bytes.
+struct VectorsView {
+  const uint8_t* data;
+  DType dtype;
+  int64_t n_rows;
+  int64_t dim;
+  int64_t row_stride;
+  int64_t column_stride;
+};
+
+// Cells for each column; data nullptr: this column is not given.
+using CellsView = std::vector<Int64View>;
+
+// All rows of all banks, and the operations on them: each is one pass over vectors of handles, all or nothing.
+// Every operation takes the lock itself, except those under "with the lock held".
+class Pages {
+ public:
+  // dim 0: rows without vectors.
+  Pages(int64_t dim, DType dtype, Metric metric, std::vector<ColumnKind> kinds);
+
+  void create(int64_t n, int64_t* handles);
+  void drop(const Int64View& handles);
+  void alive(const Int64View& handles, bool* out);
+
+  // ids: nullptr draws them from each bank's counter. vectors: nullptr where dim is 0.
+  void add(const Int64View& handles, const Int64View* ids, int64_t n, const VectorsView* vectors, const CellsView& cells,
+           int64_t* ids_out);
+  void update(const Int64View& handles, const Int64View& ids, int64_t n, const VectorsView* vectors,
+              const CellsView& cells, bool skip, bool* found);
+  void remove(const Int64View& handles, const Int64View& ids, int64_t n, bool skip, bool* found);
+  // vectors (n, dim) in the bank's dtype, or nullptr; cells: one (n,) array per column, or nullptr.
+  void get(const Int64View& handles, const Int64View& ids, int64_t n, bool skip, uint8_t* vectors,
+           const std::vector<int64_t*>& cells, bool* found);
+  void contains(const Int64View& handles, const Int64View& ids, int64_t n, bool* found);
+  void count(const Int64View& handles, int64_t* out);
+  std::vector<int64_t> ids(int64_t handle);
+
+  // forks (handles.size, n)
+  void fork(const Int64View& handles, int64_t n, int64_t* forks);
+  // Makes each bank what its source is, counter included.
+  void copy_from(const Int64View& handles, const Int64View& sources);
+
+  std::vector<int64_t> dead_refs(int64_t column);
+  void compact();
+  int64_t nbytes();
+  int64_t n_pages();
+  int64_t n_free_pages();
+
+  // With the lock held, shared or not.
+  const Slab& slab() const { return slab_; }
+  const std::vector<ColumnKind>& kinds() const { return kinds_; }
+  Metric metric() const { return metric_; }
+  RwLock& lock() { return lock_; }
+  // The bank of a handle. Throws kNotFound in the name of `op`; position is that of the handle in its argument.
+  BankView view(int64_t handle, const char* op, int64_t position) const;
+  // The row of an id in the bank of a live handle, or -1.
+  int64_t find_row(int64_t handle, int64_t id) const;
+
+ private:
+  Slab slab_;
+  Metric metric_;
+  std::vector<ColumnKind> kinds_;
+  Banks banks_;
+  std::vector<RefCounts> refs_;
+  RwLock lock_;
+};
+
+}  // namespace memcore

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <vector>
+
+#include "dtype.h"
+#include "kernels.h"
+
+namespace memcore {
+
+inline constexpr int64_t kPageRows = kBlockRows;
+
+// A slot is one row's place in the slab: page * 16 + lane.
+constexpr int64_t slot_of(int32_t page, int64_t lane) { return int64_t{page} * kPageRows + lane; }
+constexpr int32_t page_of(int64_t slot) { return static_cast<int32_t>(slot / kPageRows); }
+constexpr int lane_of(int64_t slot) { return static_cast<int>(slot % kPageRows); }
+
+// Reference-counted pages of 16 rows. A page holds rows (16, dim), their shadow block, ids (16,) and cells (16,) for each
+// column. Pages live in chunks that never move. Lanes without a row are wiped: zero row, zero scale, error and norm, id -1.
+class Slab {
+ public:
+  // dim 0: rows without vectors, so without a shadow.
+  Slab(int64_t dim, DType dtype, int n_columns);
+  ~Slab();
+  Slab(const Slab&) = delete;
+  Slab& operator=(const Slab&) = delete;
+
+  int64_t dim() const { return dim_; }
+  DType dtype() const { return dtype_; }
+  int n_columns() const { return n_columns_; }
+  int64_t row_bytes() const { return row_bytes_; }
+
+  // The parts of a page. Lane r of rows starts at r * row_bytes(); block is laid out as kernels.h says.
+  uint8_t* rows(int32_t page) const {
+    const Chunk& c = chunk(page);
+    return c.rows + (page - c.first) * rows_stride_;
+  }
+  uint8_t* block(int32_t page) const {
+    const Chunk& c = chunk(page);
+    return c.blocks + (page - c.first) * block_stride_;
+  }
+  int64_t* ids(int32_t page) const {
+    const Chunk& c = chunk(page);
+    return c.ids + (page - c.first) * kPageRows;
+  }
+  int64_t* cells(int column, int32_t page) const {
+    const Chunk& c = chunk(page);
+    return c.cells + (column * c.n_pages + page - c.first) * kPageRows;
+  }
+  uint8_t* row(int64_t slot) const { return rows(page_of(slot)) + lane_of(slot) * row_bytes_; }
+
+  int32_t n_references(int32_t page) const { return n_references_[page]; }
+  void acquire(int32_t page) { ++n_references_[page]; }
+  // Returns true if that was the last reference: then the caller wipes the page and gives it back.
+  bool release(int32_t page) { return --n_references_[page] == 0; }
+
+  // A wiped page with one reference. Throws std::bad_alloc if there is no memory.
+  int32_t take();
+  // Makes sure that the next n takes do not throw.
+  void reserve(int64_t n);
+  // Puts a wiped page on the free list.
+  void give_back(int32_t page) noexcept;
+
+  // Vectors and shadow of the first n_lanes lanes of a page; the other lanes of `to` are wiped already.
+  void copy_vectors(int32_t from, int32_t to, int n_lanes) const;
+  void move_vector(int64_t from, int64_t to) const;
+  void wipe_vectors(int32_t page, int begin_lane, int end_lane) const;
+
+  // Ids and cells of the same. A wiped cell is 0.
+  void copy_cells(int32_t from, int32_t to) const;
+  void move_cells(int64_t from, int64_t to) const;
+  void wipe_cells(int32_t page, int begin_lane, int end_lane) const;
+
+  // Gives the memory above the highest page in use back to the system. Free pages stay usable.
+  void trim();
+
+  int64_t page_bytes() const { return page_bytes_; }
+  int64_t n_pages() const { return n_pages_; }
+  int64_t n_free_pages() const { return static_cast<int64_t>(free_.size()); }
+  int64_t nbytes() const;
+
+ private:
+  struct Chunk {
+    int64_t first;
+    int64_t n_pages;
+    uint8_t* rows;
+    uint8_t* blocks;
+    int64_t* ids;
+    int64_t* cells;
+    uint8_t* memory;
+    int64_t n_bytes;
+  };
+
+  // The first chunk has 2^first_shift pages, each further one as many as all before it, up to 2^last_shift.
+  int64_t chunk_index(int64_t page) const {
+    return page >> last_shift_ == 0 ? std::bit_width(static_cast<uint64_t>(page) >> first_shift_)
+                                    : last_shift_ - first_shift_ + (page >> last_shift_);
+  }
+  const Chunk& chunk(int32_t page) const { return chunks_[chunk_index(page)]; }
+  void add_chunk();
+
+  int64_t dim_;
+  DType dtype_;
+  int n_columns_;
+  int64_t row_bytes_;
+  int64_t rows_stride_;
+  int64_t block_stride_;
+  int64_t page_bytes_;
+  int first_shift_;
+  int last_shift_;
+  std::vector<Chunk> chunks_;
+  std::vector<int32_t> n_references_;
+  std::vector<int32_t> free_;
+  int64_t n_pages_ = 0;   // pages ever taken since the last trim, free ones included
+  int64_t capacity_ = 0;  // pages in all chunks
+};
+
+}  // namespace memcore
