@@ -1,0 +1,161 @@
+"""The only file that tells NumPy, torch and the rest apart: any array in, a NumPy view out.
+
+NumPy arrays and CPU tensors are looked at where they lie, whatever their strides and whether or not
+they may be written; nothing here writes to them. torch is known only if the caller has imported it.
+Shapes, and what the numbers mean, are the caller's business.
+"""
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore.errors import BackendError, DtypeError, InputError
+
+_FLOAT32 = np.dtype(np.float32)
+_INT64 = np.dtype(np.int64)
+
+# What the engines read as it is. bfloat16 is the fourth: NumPy has no word for it, so it travels as
+# uint16.
+_NATIVE = {_FLOAT32: "float32", np.dtype(np.float16): "float16", np.dtype(np.int8): "int8"}
+
+
+def vectors(op: str, name: str, array: Any) -> tuple[NDArray[Any], str]:
+    """Any array of numbers as a view that an engine can read, and the name of its dtype.
+
+    Args:
+        op: the op's bare verb, for the error.
+        name: the argument's name, for the error.
+        array: NumPy, CPU torch, ml_dtypes' bfloat16, anything with a buffer, `__array__` or DLPack,
+            or nested lists.
+
+    Returns:
+        The view, and "float32", "float16", "int8" or "bfloat16" (then the view is uint16). float64
+        and the integers other than int8 are converted to float32, rounded once. Nothing else is
+        copied, but for byte-swapped arrays.
+
+    Raises:
+        DtypeError: strings, objects, complex numbers, masked arrays, ragged lists.
+        BackendError: the array is not in host memory.
+    """
+    # The common case, tested by identity because every call pays for it.
+    if array.__class__ is np.ndarray and array.dtype is _FLOAT32:
+        return array, "float32"
+    view, is_bfloat16 = _host(op, name, array)
+    if is_bfloat16:
+        return view, "bfloat16"
+    if view.dtype in _NATIVE:
+        return view, _NATIVE[view.dtype]
+    if view.dtype.kind not in "biuf":
+        raise DtypeError(
+            f"{op}: {name} has dtype {view.dtype}, should be float32, float16, bfloat16 or int8"
+        )
+    with np.errstate(over="ignore"):
+        return view.astype(np.float32), "float32"
+
+
+def floats(op: str, name: str, array: Any) -> NDArray[np.float32]:
+    """Any array of numbers as float32: as `vectors`, with float16, bfloat16 and int8 widened."""
+    view, dtype = vectors(op, name, array)
+    if dtype == "bfloat16":
+        return (view.astype(np.uint32) << 16).view(np.float32)
+    return view.astype(np.float32, copy=False)
+
+
+def ints(op: str, name: str, array: Any) -> NDArray[np.int64]:
+    """Any array of whole numbers as int64; bools and floats are refused."""
+    if array.__class__ is np.ndarray and array.dtype is _INT64:
+        return array
+    view, is_bfloat16 = _host(op, name, array)
+    # An empty list is float64 to NumPy.
+    if is_bfloat16 or (view.dtype.kind not in "iu" and view.size):
+        raise DtypeError(f"{op}: {name} has dtype {_dtype_name(array, view)}, should be int64")
+    if view.dtype == np.uint64 and view.size and view.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{op}: {name} has {view.max()}, should be below 2^63")
+    return view.astype(np.int64, copy=False)
+
+
+def bools(op: str, name: str, array: Any) -> NDArray[np.bool_]:
+    """Any array of bools; numbers are refused, because ids taken for a mask would go unseen."""
+    view, is_bfloat16 = _host(op, name, array)
+    if is_bfloat16 or (view.dtype.kind != "b" and view.size):
+        raise DtypeError(f"{op}: {name} has dtype {_dtype_name(array, view)}, should be bool")
+    return view.astype(np.bool_, copy=False)
+
+
+def like(array: Any, result: NDArray[Any]) -> Any:
+    """A result in the library of the array that was asked with, without a copy."""
+    torch = _torch_of(array)
+    return result if torch is None else torch.from_numpy(result)
+
+
+def place(array: Any) -> str:
+    """Where an array lies: "cpu", or the device in its library's words."""
+    if _torch_of(array) is not None:
+        return str(array.device)
+    device = getattr(array, "__dlpack_device__", None)
+    if device is None:
+        return "cpu"
+    kind, number = device()
+    # 1 is DLPack's number of the host.
+    return "cpu" if kind == 1 else f"DLPack device {int(kind)}:{number}"
+
+
+def _host(op: str, name: str, array: Any) -> tuple[NDArray[Any], bool]:
+    """A NumPy view of any array, and whether it is bfloat16 seen as uint16."""
+    if not isinstance(array, np.ndarray) and place(array) != "cpu":
+        raise BackendError(f"{op}: {name} is on {place(array)}, should be on the cpu")
+    torch = _torch_of(array)
+    if torch is not None:
+        return _from_torch(op, name, array, torch)
+    view = (
+        _from_numpy(op, name, array)
+        if isinstance(array, np.ndarray)
+        else _from_object(op, name, array)
+    )
+    # The dtype that ml_dtypes registers.
+    if view.dtype.name == "bfloat16":
+        return view.view(np.uint16), True
+    return view, False
+
+
+def _from_numpy(op: str, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    # The view would lose the mask. np.ma itself is not named, since that would import it.
+    if array.__class__ is not np.ndarray and hasattr(array, "mask"):
+        raise DtypeError(f"{op}: {name} is a masked array, should be a plain one")
+    return np.asarray(array)
+
+
+def _torch_of(array: Any) -> Any:
+    """The module torch if the array is one of its tensors, else None."""
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)
+    return torch if tensor is not None and isinstance(array, tensor) else None
+
+
+def _from_torch(op: str, name: str, tensor: Any, torch: Any) -> tuple[NDArray[Any], bool]:
+    try:
+        if tensor.dtype is torch.bfloat16:
+            return tensor.detach().view(torch.int16).numpy().view(np.uint16), True
+        # force only detaches and resolves lazy views: the tensor is on the host already.
+        return tensor.numpy(force=True), False
+    except (TypeError, RuntimeError) as error:
+        raise DtypeError(
+            f"{op}: {name} is a {tensor.layout} tensor of {tensor.dtype}, which NumPy cannot read"
+        ) from error
+
+
+def _from_object(op: str, name: str, array: Any) -> NDArray[Any]:
+    if isinstance(array, (str, bytes, bytearray)):
+        raise DtypeError(f"{op}: {name} is a {type(array).__name__}, should be an array of numbers")
+    try:
+        if hasattr(array, "__dlpack__") and not hasattr(array, "__array__"):
+            return np.from_dlpack(array)
+        return np.asarray(array)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise DtypeError(f"{op}: {name} is not an array of numbers: {error}") from error
+
+
+def _dtype_name(array: Any, view: NDArray[Any]) -> Any:
+    return getattr(array, "dtype", view.dtype)
