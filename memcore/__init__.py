@@ -1,0 +1,48 @@
+"""The retrieval engine under agent memory: exact search in one bank or in ten thousand."""
+
+from typing import Any
+
+from memcore.backends import explain, isa, isas, set_isa, set_threads, threads
+from memcore.errors import (
+    BackendError,
+    DtypeError,
+    InputError,
+    NotFoundError,
+    ShapeError,
+    StoreError,
+)
+from memcore.hits import Hits
+from memcore.ops.search import search, search_ragged
+from memcore.ops.topk import topk
+
+__all__ = [
+    "BackendError",
+    "DtypeError",
+    "Hits",
+    "InputError",
+    "NotFoundError",
+    "ShapeError",
+    "StoreError",
+    "explain",
+    "isa",
+    "isas",
+    "search",
+    "search_ragged",
+    "set_isa",
+    "set_threads",
+    "threads",
+    "topk",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Neither is needed to search, and both cost time to import.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("memcore-engine")
+    if name == "text":
+        from importlib import import_module
+
+        return import_module("memcore.text")
+    raise AttributeError(f"module 'memcore' has no attribute {name!r}")

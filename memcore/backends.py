@@ -1,0 +1,127 @@
+"""The only file that names the engines: which one runs an op, and why the others do not.
+
+"cpu" is the compiled engine, and runs everything. "reference" is the definition in NumPy: slow, and
+never chosen unless it is asked for. The environment variable MEMCORE_BACKEND names the engine of
+calls that name none.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from memcore import arrays, reference
+from memcore.errors import BackendError, InputError
+
+__all__ = ["Explanation", "engine", "explain", "isa", "isas", "set_isa", "set_threads", "threads"]
+
+Runner = Callable[..., None]
+
+
+def _search_reference(
+    queries: Any, keys: Any, offsets: Any, segments: Any, k: Any, *options: Any
+) -> None:
+    """`reference.search` behind the parameters of `_core.search`."""
+    *values, _, scores, ids = options
+    names = ("metric", "mask", "candidates", "scale", "bias", "min_score", "max_score")
+    named = dict(zip(names, values, strict=True))
+    # False for NaN too.
+    sound = reference.squares(reference.widen(queries)) <= reference.MAX_SQUARE
+    if not sound.all():
+        raise InputError(
+            f"search: queries has NaN, Inf or a norm above 1e18 in row {sound.argmin()}, "
+            "should be finite"
+        )
+    if offsets is None:
+        hits = reference.search(queries, keys, k, **named)
+    else:
+        hits = reference.search_ragged(queries, keys, offsets, segments, k, **named)
+    scores[...], ids[...] = hits
+
+
+def _topk_reference(scores_in: Any, k: Any, scores: Any, ids: Any) -> None:
+    """`reference.topk` behind the parameters of `_core.topk`."""
+    scores[...], ids[...] = reference.topk(scores_in, k)
+
+
+try:
+    from memcore import _core
+except ImportError:
+    _core = None
+isa, isas, set_isa, set_threads, threads = (
+    getattr(_core, name, None) for name in ("isa", "isas", "set_isa", "set_threads", "threads")
+)
+_CPU: dict[str, Runner] = {}
+if hasattr(_core, "search"):
+    _CPU = {"search": _core.search, "search_ragged": _core.search, "topk": _core.topk}
+_REFERENCE: dict[str, Runner] = {
+    "search": _search_reference,
+    "search_ragged": _search_reference,
+    "topk": _topk_reference,
+}
+_ENGINES: dict[str, dict[str, Runner]] = {"cpu": _CPU, "reference": _REFERENCE}
+_ABSENT = ("triton", "cuda")
+_DEFAULT = os.environ.get("MEMCORE_BACKEND") or ("cpu" if _CPU else "reference")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which engine would run a call; prints as one line per engine.
+
+    Attributes:
+        op: the op's name.
+        engine: the engine that would run, or None.
+        reasons: of each engine, why it would or would not.
+    """
+
+    op: str
+    engine: str | None
+    reasons: dict[str, str]
+
+    def __repr__(self) -> str:
+        """The answer, then a line for each engine."""
+        lines = [f"{self.op}: {self.engine or 'no engine'} would run"]
+        return "\n".join(lines + [f"  {name:<10} {why}" for name, why in self.reasons.items()])
+
+
+def engine(op: str, backend: str | None = None) -> Runner:
+    """The function that runs an op, with the parameters of its namesake in `_core`.
+
+    Raises:
+        BackendError: the engine that was asked for is not part of this build.
+    """
+    try:
+        return _ENGINES[backend or _DEFAULT][op]
+    except KeyError:
+        known = ", ".join(_ENGINES)
+        name = repr(backend or _DEFAULT)
+        raise BackendError(f"{op}: backend is {name}, should be one of {known}") from None
+
+
+def explain(op: str, *args: Any, backend: str | None = None) -> Explanation:
+    """Say which engine would run `op(*args, backend=backend)`, and why the others would not.
+
+    Example:
+        >>> memcore.explain("search", queries, keys).engine
+        'cpu'
+    """
+    if op not in _REFERENCE:
+        known = ", ".join(_REFERENCE)
+        raise InputError(f"explain: op is {op!r}, should be one of {known}")
+    asked = backend or _DEFAULT
+    elsewhere = [place for place in map(arrays.place, args) if place != "cpu"]
+    reasons = {}
+    for name in dict.fromkeys((*_ENGINES, *_ABSENT, asked)):
+        if name not in _ENGINES:
+            reasons[name] = "not part of this build"
+        elif elsewhere:
+            reasons[name] = f"reads host memory, but an array is on {elsewhere[0]}"
+        elif name == asked:
+            reasons[name] = f"runs here, with {isa()}, threads: {threads()}"
+            if name == "reference":
+                reasons[name] = "runs here, in NumPy"
+        else:
+            reasons[name] = f"runs here, but {asked} goes first"
+            if name == "reference":
+                reasons[name] = "runs here, but only when asked for"
+    return Explanation(op, None if elsewhere or asked not in _ENGINES else asked, reasons)

@@ -1,0 +1,1 @@
+"""The ops over arrays: check the arguments, allocate the results, run an engine."""

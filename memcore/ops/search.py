@@ -1,0 +1,235 @@
+"""Exact search over arrays of keys, whole or in segments.
+
+What a score is, to the bit, is in docs/score.md. Stores (a Bank, an Arena) are handed the call as
+it is.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from memcore import arrays
+from memcore.backends import engine
+from memcore.errors import InputError, ShapeError
+from memcore.hits import Hits
+from memcore.ops import arguments
+
+METRICS = ("dot", "cosine", "l2")
+
+_INF = float("inf")
+
+
+def search(
+    queries: Any,
+    keys: Any,
+    k: Any = 10,
+    *,
+    metric: str | None = None,
+    banks: Any = None,
+    where: Any = None,
+    mask: Any = None,
+    candidates: Any = None,
+    scale: Any = None,
+    bias: Any = None,
+    min_score: float | None = None,
+    max_score: float | None = None,
+    backend: str | None = None,
+) -> Hits:
+    """Find the k best keys of each query, exactly.
+
+    Args:
+        queries: (n_queries, dim), or (dim,) for one query; float32, float16, bfloat16 or int8,
+            other numbers are converted to float32; finite, with norms up to 1e18. NumPy or CPU
+            torch, any strides, read-only too.
+        keys: (n_keys, dim), likewise, of any of these dtypes; or a `Bank`; or an `Arena` with
+            `banks`. An array of keys is not checked: a row whose score is NaN is not returned.
+        k: an int, or an int array of one per query (the width is its maximum). More than there are
+            keys is allowed.
+        metric: "dot" (the default), "cosine" or "l2" (minus the squared distance). A store has its
+            own.
+        banks: with an Arena, the handle of each query's bank, or one for all.
+        where: with a store, a condition on its fields, or one per query.
+        mask: (n_keys,) or (n_queries, n_keys) bool; True = may be returned. Ids stay positions in
+            keys.
+        candidates: (n_queries, m) ids that a query may find; -1 pads, a repeated id counts once.
+        scale: (n_keys,) numbers; with bias, the final score is fl32(fl32(scale * score) + bias). In
+            a store, a field's name.
+        bias: (n_keys,) numbers, or a field's name.
+        min_score: lowest final score to return, rounded to float32.
+        max_score: highest final score to return, rounded to float32.
+        backend: "cpu" or "reference"; see `memcore.explain`.
+
+    Returns:
+        Hits of shape (n_queries, k), in the library of queries: scores float32 and ids int64
+        (positions in keys; a store's ids), best first, equal scores by the smaller id; then -inf
+        and -1 where fewer were found. The bits of the scores depend on nothing but the query and
+        the row.
+
+    Raises:
+        ShapeError: shapes that do not fit each other.
+        DtypeError: an array that is not of numbers; a k that is no int.
+        InputError: a query with NaN, Inf or a norm above 1e18 (the first such row is named); a
+            negative k.
+        BackendError: an engine that is not there, or an array on a device.
+    """
+    if keys.__class__ is not np.ndarray and hasattr(keys, "search"):
+        options = {
+            "where": where,
+            "candidates": candidates,
+            "scale": scale,
+            "bias": bias,
+            "min_score": min_score,
+            "max_score": max_score,
+        }
+        return _search_store(queries, keys, k, banks, metric, mask, backend, options)
+    if banks is not None or where is not None:
+        name = "where" if banks is None else "banks"
+        raise InputError(
+            f"search: {name} is given with an array of keys, should come with a Bank or an Arena"
+        )
+    limits = (mask, candidates, scale, bias, min_score, max_score)
+    return _search("search", queries, keys, None, None, k, metric, limits, backend)
+
+
+def search_ragged(
+    queries: Any,
+    keys: Any,
+    offsets: Any,
+    k: Any = 10,
+    *,
+    segments: Any = None,
+    metric: str | None = None,
+    mask: Any = None,
+    candidates: Any = None,
+    scale: Any = None,
+    bias: Any = None,
+    min_score: float | None = None,
+    max_score: float | None = None,
+    backend: str | None = None,
+) -> Hits:
+    """Find the k best keys of each query within its own segment of keys, exactly.
+
+    Args:
+        queries: (n_queries, dim), as for `search`.
+        keys: (n_keys, dim), all segments one after the other.
+        offsets: (n_segments + 1,) int; segment i is keys[offsets[i]:offsets[i + 1]], and may be
+            empty.
+        k: an int, or an int array of one per query.
+        segments: (n_queries,) int, the segment of each query; without it, query i searches segment
+            i.
+        metric: "dot" (the default), "cosine" or "l2".
+        mask: over all keys, as for `search`: ids, masks and candidates are positions in keys, never
+            in the segment.
+        candidates: (n_queries, m); those outside the query's segment are not returned.
+        scale: (n_keys,), as for `search`.
+        bias: (n_keys,), as for `search`.
+        min_score: lowest final score to return.
+        max_score: highest final score to return.
+        backend: "cpu" or "reference".
+
+    Returns:
+        Hits of shape (n_queries, k), as from `search`.
+
+    Raises:
+        ShapeError, DtypeError, InputError, BackendError: as `search` does, and for offsets that
+        fall or leave the keys,
+            or a segment that is not there.
+    """
+    limits = (mask, candidates, scale, bias, min_score, max_score)
+    return _search("search_ragged", queries, keys, offsets, segments, k, metric, limits, backend)
+
+
+def _search(
+    op: str,
+    queries: Any,
+    keys: Any,
+    offsets: Any,
+    segments: Any,
+    k: Any,
+    metric: str | None,
+    limits: tuple[Any, ...],
+    backend: str | None,
+) -> Hits:
+    mask, candidates, scale, bias, min_score, max_score = limits
+    run = engine(op, backend)
+    asked, _ = arrays.vectors(op, "queries", queries)
+    rows, _ = arrays.vectors(op, "keys", keys)
+    if asked.ndim == 1:
+        asked = asked[None]
+    if asked.ndim != 2 or rows.ndim != 2 or asked.shape[1] != rows.shape[1] or not rows.shape[1]:
+        raise ShapeError(_misfit(op, asked, rows))
+    n_queries, n_keys = len(asked), len(rows)
+    if metric is None:
+        metric = "dot"
+    elif metric not in METRICS:
+        raise InputError(f"{op}: metric is {metric!r}, should be one of {', '.join(METRICS)}")
+    if k.__class__ is int and k >= 0:
+        width = k
+    else:
+        k, width = arguments.widths(op, k, n_queries)
+    if offsets is not None:
+        offsets, segments = arguments.segmentation(op, offsets, segments, n_queries, n_keys)
+    if mask is not None:
+        mask = arguments.mask(op, mask, n_queries, n_keys)
+    if candidates is not None:
+        candidates = arguments.candidates(op, candidates, n_queries, n_keys)
+    if scale is not None:
+        scale = arguments.weights(op, "scale", scale, n_keys)
+    if bias is not None:
+        bias = arguments.weights(op, "bias", bias, n_keys)
+    low = -_INF if min_score is None else arguments.bound(op, "min_score", min_score)
+    high = _INF if max_score is None else arguments.bound(op, "max_score", max_score)
+    scores, ids = arguments.outputs(op, n_queries, width)
+    run(
+        asked,
+        rows,
+        offsets,
+        segments,
+        k,
+        metric,
+        mask,
+        candidates,
+        scale,
+        bias,
+        low,
+        high,
+        None,
+        scores,
+        ids,
+    )
+    if queries.__class__ is np.ndarray:
+        return tuple.__new__(Hits, (scores, ids))
+    return Hits(arrays.like(queries, scores), arrays.like(queries, ids))
+
+
+def _search_store(
+    queries: Any,
+    store: Any,
+    k: Any,
+    banks: Any,
+    metric: str | None,
+    mask: Any,
+    backend: str | None,
+    options: dict[str, Any],
+) -> Hits:
+    if metric is not None and metric != store.metric:
+        raise InputError(f"search: metric is {metric!r}, should be the store's {store.metric!r}")
+    if mask is not None:
+        raise InputError("search: mask is given with a store, should be where or candidates")
+    # A store's pages are read by the compiled engine alone.
+    if backend not in (None, "cpu"):
+        raise InputError(f"search: backend is {backend!r}, should be 'cpu' for a store")
+    given = {name: value for name, value in options.items() if value is not None}
+    hits: Hits = store.search(*(() if banks is None else (banks,)), queries, k, **given)
+    return hits
+
+
+def _misfit(op: str, queries: np.ndarray[Any, Any], keys: np.ndarray[Any, Any]) -> str:
+    """The sentence of the first shape that does not fit."""
+    if queries.ndim != 2:
+        return f"{op}: queries has shape {queries.shape}, should be (n_queries, dim) or (dim,)"
+    if keys.ndim != 2:
+        return f"{op}: keys has shape {keys.shape}, should be (n_keys, dim)"
+    if queries.shape[1] != keys.shape[1]:
+        return f"{op}: keys has dim {keys.shape[1]}, should be {queries.shape[1]} as queries has"
+    return f"{op}: keys has dim 0, should be at least 1"
