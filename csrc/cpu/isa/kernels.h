@@ -3,21 +3,28 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "metric.h"
 
 namespace memcore {
 
 // Rows of the shadow come in blocks of 16, one row per vector lane.
 inline constexpr int kBlockRows = 16;
 
-// dim rounded up to whole groups of four components: the unit of the int8 dot product.
+// The int8 multiply takes four components at a time.
 constexpr int64_t quads(int64_t dim) { return (dim + 3) / 4; }
 
-// A block is [quads][16 rows][4 components] uint8 (int8 + 128), then scale[16], error[16], norm[16] in float32.
-// Row r is about scale[r] * (code - 128); error bounds the norm of what that leaves out; norm is the canonical norm.
-constexpr int64_t block_bytes(int64_t dim) { return quads(dim) * 64 + 3 * kBlockRows * 4; }
-constexpr int64_t block_scale_offset(int64_t dim) { return quads(dim) * 64; }
+// A block is [quads][16 rows][4 components] uint8 (int8 + 128), then scale[16], error[16], norm[16] float32.
+// Row r is about scale[r] * (code - 128); error bounds the norm of what that leaves out; norm is canonical.
+constexpr int64_t block_codes_bytes(int64_t dim) { return quads(dim) * 64; }
+constexpr int64_t block_bytes(int64_t dim) { return block_codes_bytes(dim) + 3 * kBlockRows * 4; }
 
-// What the first pass knows of one query. A row is kept unless
+// Beyond this dim the int32 sums of the first pass could overflow.
+inline constexpr int64_t kMaxScanDim = 32768;
+
+// Blocks that one scan call looks at.
+inline constexpr int64_t kScanBlocks = 4;
+
+// One query as the first pass sees it. A row is kept unless
 //   slope * (scale * idot) + error_weight * error + norm_weight * norm + square_weight * norm^2 + offset < 0.
 struct ScanQuery {
   const int8_t* codes;  // [quads][4]
@@ -29,6 +36,17 @@ struct ScanQuery {
   float offset;
 };
 
+// The same query as a pair of bounds on the canonical score: docs/score.md derives the weights.
+struct BoundQuery {
+  Metric metric;
+  float slope;
+  float error_weight;
+  float norm_weight;
+  float underflow;
+  float norm;
+  float slack;
+};
+
 // The inner loops, compiled once per instruction set from kernels.inl. Rows may be unaligned.
 struct Kernels {
   const char* name;
@@ -37,26 +55,40 @@ struct Kernels {
   int32_t query_limit;
 
   // sums[i] = the canonical dot (or sum of squared differences) of query (dim,) float32 and rows[i].
-  void (*dot_rows)(const float* query, const void* const* rows, DType dtype, int64_t n_rows, int64_t dim, float* sums);
-  void (*l2_rows)(const float* query, const void* const* rows, DType dtype, int64_t n_rows, int64_t dim, float* sums);
+  void (*dot_rows)(const float* query, const void* const* rows, DType dtype, int64_t n_rows,
+                   int64_t dim, float* sums);
+  void (*l2_rows)(const float* query, const void* const* rows, DType dtype, int64_t n_rows,
+                  int64_t dim, float* sums);
 
   // sums[i] = the canonical dot of rows[i] with itself.
-  void (*square_rows)(const void* const* rows, DType dtype, int64_t n_rows, int64_t dim, float* sums);
+  void (*square_rows)(const void* const* rows, DType dtype, int64_t n_rows, int64_t dim,
+                      float* sums);
 
   // out (dim,) float32 = the row, widened.
   void (*widen)(const void* row, DType dtype, int64_t dim, float* out);
 
-  // Write one row into lane `lane` of a block: codes, scale, error, norm. square is the row's canonical dot with itself.
-  // A row that is not finite, or whose square passes 1e36, gets scale 0, norm 0 and an infinite error: always a candidate.
+  // Write one row into lane `lane` of a block: codes, scale, error, norm. square is the row's canonical
+  // dot with itself. A row beyond the bounds' reach gets an infinite error: it is always a candidate.
   void (*shadow_row)(const float* row, int64_t dim, float square, uint8_t* block, int lane);
 
-  // First pass: masks[q * n_blocks + b] has bit r set if row r of block b may matter to query q. Where any bit of a
-  // tile is set, dots[(q * n_blocks + b) * 16 + r] holds the int8 dot products. n_blocks is at most kScanBlocks.
-  void (*scan)(const uint8_t* const* blocks, int64_t n_blocks, int64_t dim, const ScanQuery* queries, int64_t n_queries,
-               uint16_t* masks, int32_t* dots);
-};
+  // codes [quads][4] = the query in steps of *scale, zero where dim ends. *error bounds the norm of what that leaves
+  // out; *sum is the sum of the codes. Returns false, and writes nothing, for a query too small for the bounds.
+  bool (*quantize_query)(const float* query, int64_t dim, float norm, int8_t* codes, float* scale, float* error,
+                         int32_t* sum);
 
-inline constexpr int64_t kScanBlocks = 4;
+  // out[0 … n) = the positions of the values >= threshold (NaN counts), in order. Returns how many.
+  int64_t (*at_least)(const float* values, int64_t n_blocks, float threshold, int32_t* out);
+
+  // First pass: masks[q * n_blocks + b] has bit r set if row r of block b may matter to query q. Where any
+  // bit of a query's blocks is set, dots[(q * n_blocks + b) * 16 + r] holds their int8 dot products.
+  // n_blocks is at most kScanBlocks. The n_blocks blocks of `next`, if not null, are fetched meanwhile.
+  void (*scan)(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
+               const ScanQuery* queries, int64_t n_queries, uint16_t* masks, int32_t* dots);
+
+  // lower[r] <= canonical score of row r of the block <= upper[r].
+  void (*bounds)(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQuery& query,
+                 float* lower, float* upper);
+};
 
 // The table in use. Chosen once at start-up: the best that runs here, or MEMCORE_ISA.
 const Kernels& kernels();

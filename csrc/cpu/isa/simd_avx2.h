@@ -1,0 +1,116 @@
+// The vector words on AVX2 and F16C: two registers a word.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace memcore {
+namespace {
+
+struct F32 {
+  __m256 low, high;
+};
+struct I32 {
+  __m256i low, high;
+};
+
+// 16 registers: 4 queries x 1 block, 2 x 2 or 1 x 4 keep all sums in them.
+inline constexpr int kTileQueries = 4;
+inline constexpr int tile_blocks(int n_queries) { return n_queries == 1 ? 4 : n_queries == 2 ? 2 : 1; }
+// vpmaddubsw adds two products in 16 bits: 2 * 255 * 63 fits.
+inline constexpr int32_t kQueryLimit = 63;
+
+inline F32 broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+inline F32 load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
+inline void store(float* to, F32 a) {
+  _mm256_storeu_ps(to, a.low);
+  _mm256_storeu_ps(to + 8, a.high);
+}
+inline F32 load_half(const uint16_t* from) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))),
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 8)))};
+}
+inline __m256 bfloat_to_float(const uint16_t* from) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+inline F32 load_bfloat(const uint16_t* from) { return {bfloat_to_float(from), bfloat_to_float(from + 8)}; }
+inline F32 load_int8(const int8_t* from) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+
+inline F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
+inline F32 sub(F32 a, F32 b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
+inline F32 div(F32 a, F32 b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
+inline F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+inline F32 abs(F32 a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
+}
+
+inline float fold8(__m256 a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+// The canonical fold: lane[i] += lane[i + 8], then 4, 2, 1.
+inline float fold(F32 a) { return fold8(_mm256_add_ps(a.low, a.high)); }
+
+inline I32 broadcast_int(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+inline I32 load_int(const int32_t* from) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)),
+          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 8))};
+}
+inline void store_int(int32_t* to, I32 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.low);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), a.high);
+}
+inline F32 to_float(I32 a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
+
+// Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
+inline void pack_codes(F32 a, uint32_t* groups) {
+  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));
+  const __m256i bytes = _mm256_packs_epi16(words, words);
+  // Packing works within halves: the groups come out in the order 0 2 . . 1 3 . .
+  const __m256i ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
+  const __m128i codes = _mm_xor_si128(_mm256_castsi256_si128(ordered), _mm_set1_epi8(-128));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(groups), codes);
+}
+
+// 16 rows of four codes, and their sums: registers 0 and 1 of a word hold rows 0-7 and 8-15.
+inline constexpr int kWordRegisters = 2;
+using SumRegister = __m256i;
+using CodesRegister = __m256i;
+using QueryCodes = __m256i;
+inline SumRegister start_sum(int32_t value) { return _mm256_set1_epi32(value); }
+inline I32 join(const SumRegister* sums) { return {sums[0], sums[1]}; }
+inline CodesRegister load_codes(const uint8_t* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline QueryCodes broadcast_codes(const int8_t* from) {
+  int32_t codes;
+  __builtin_memcpy(&codes, from, 4);
+  return _mm256_set1_epi32(codes);
+}
+// As intrinsics, gcc 12 copies and spills the sums.
+inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
+  __m256i products;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+          : "+x"(sum), "=&x"(products)
+          : "x"(rows), "x"(query), "x"(_mm256_set1_epi16(1)));
+}
+
+// Bit i is set unless lane i < 0; NaN sets it.
+inline uint32_t not_negative(F32 a) {
+  const __m256 zero = _mm256_setzero_ps();
+  const uint32_t low = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.low, zero, _CMP_NLT_UQ)));
+  const uint32_t high = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.high, zero, _CMP_NLT_UQ)));
+  return low | (high << 8);
+}
+
+}  // namespace
+}  // namespace memcore

@@ -1,0 +1,98 @@
+// The vector words on AVX-512 (F, BW, DQ, VL): one register a word. With VNNI the int8 multiply is one instruction.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace memcore {
+namespace {
+
+using F32 = __m512;
+using I32 = __m512i;
+
+// Each broadcast of a query is used for four blocks; 24 of 32 registers hold sums.
+inline constexpr int tile_blocks(int) { return 4; }
+#ifdef __AVX512VNNI__
+inline constexpr int kTileQueries = 6;
+inline constexpr int32_t kQueryLimit = 127;
+#else
+inline constexpr int kTileQueries = 4;
+// vpmaddubsw adds two products in 16 bits: 2 * 255 * 63 fits.
+inline constexpr int32_t kQueryLimit = 63;
+#endif
+
+inline F32 broadcast(float value) { return _mm512_set1_ps(value); }
+inline F32 load(const float* from) { return _mm512_loadu_ps(from); }
+inline void store(float* to, F32 a) { _mm512_storeu_ps(to, a); }
+inline F32 load_half(const uint16_t* from) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+inline F32 load_bfloat(const uint16_t* from) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+inline F32 load_int8(const int8_t* from) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+
+inline F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
+inline F32 sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
+inline F32 mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
+inline F32 div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
+inline F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
+inline F32 abs(F32 a) { return _mm512_abs_ps(a); }
+
+// The canonical fold: lane[i] += lane[i + 8], then 4, 2, 1.
+inline float fold(F32 a) {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+inline I32 broadcast_int(int32_t value) { return _mm512_set1_epi32(value); }
+inline I32 load_int(const int32_t* from) { return _mm512_loadu_si512(from); }
+inline void store_int(int32_t* to, I32 a) { _mm512_storeu_si512(to, a); }
+inline F32 to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
+
+// Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
+inline void pack_codes(F32 a, uint32_t* groups) {
+  const __m128i codes = _mm_xor_si128(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)), _mm_set1_epi8(-128));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(groups), codes);
+}
+
+// 16 rows of four codes, and their sums.
+inline constexpr int kWordRegisters = 1;
+using SumRegister = __m512i;
+using CodesRegister = __m512i;
+using QueryCodes = __m512i;
+inline SumRegister start_sum(int32_t value) { return _mm512_set1_epi32(value); }
+inline I32 join(const SumRegister* sums) { return *sums; }
+inline CodesRegister load_codes(const uint8_t* from) { return _mm512_loadu_si512(from); }
+inline QueryCodes broadcast_codes(const int8_t* from) {
+  int32_t codes;
+  __builtin_memcpy(&codes, from, 4);
+  return _mm512_set1_epi32(codes);
+}
+inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
+#if defined(MEMCORE_INTRINSICS_ONLY) && defined(__AVX512VNNI__)
+  sum = _mm512_dpbusd_epi32(sum, rows, query);
+#elif defined(MEMCORE_INTRINSICS_ONLY)
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(rows, query), _mm512_set1_epi16(1)));
+#elif defined(__AVX512VNNI__)
+  // As an intrinsic, gcc 12 copies and spills the sums.
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(rows), "v"(query));
+#else
+  __m512i products;
+  __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
+          : "+v"(sum), "=&v"(products)
+          : "v"(rows), "v"(query), "v"(_mm512_set1_epi16(1)));
+#endif
+}
+
+// Bit i is set unless lane i < 0; NaN sets it.
+inline uint32_t not_negative(F32 a) { return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NLT_UQ); }
+
+}  // namespace
+}  // namespace memcore

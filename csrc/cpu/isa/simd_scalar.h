@@ -1,0 +1,161 @@
+// The vector words without vector instructions. A word is always 16 lanes: the canonical score's lanes, a block's rows.
+#pragma once
+
+#include <cstdint>
+
+namespace memcore {
+namespace {
+
+struct F32 {
+  float lane[16];
+};
+struct I32 {
+  int32_t lane[16];
+};
+
+inline constexpr int kTileQueries = 2;
+inline constexpr int tile_blocks(int n_queries) { return n_queries == 1 ? 2 : 1; }
+inline constexpr int32_t kQueryLimit = 127;
+
+inline F32 broadcast(float value) {
+  F32 out;
+  for (float& lane : out.lane) lane = value;
+  return out;
+}
+inline F32 load(const float* from) {
+  F32 out;
+  __builtin_memcpy(out.lane, from, sizeof(out.lane));
+  return out;
+}
+inline void store(float* to, const F32& word) { __builtin_memcpy(to, word.lane, sizeof(word.lane)); }
+
+inline float bits_to_float(uint32_t bits) {
+  float out;
+  __builtin_memcpy(&out, &bits, 4);
+  return out;
+}
+inline float half_to_float(uint16_t half) {
+  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
+  const uint32_t exponent = (half >> 10) & 31;
+  const uint32_t fraction = half & 0x3ff;
+  // A denormal half is a small integer times 2^-24, exact in float32.
+  if (exponent == 0) return bits_to_float(sign | 0x3f800000) * (static_cast<float>(fraction) * 0x1p-24f);
+  if (exponent == 31) return bits_to_float(sign | 0x7f800000 | (fraction << 13));
+  return bits_to_float(sign | ((exponent + 112) << 23) | (fraction << 13));
+}
+inline F32 load_half(const uint16_t* from) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = half_to_float(from[i]);
+  return out;
+}
+inline F32 load_bfloat(const uint16_t* from) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = bits_to_float(uint32_t{from[i]} << 16);
+  return out;
+}
+inline F32 load_int8(const int8_t* from) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = from[i];
+  return out;
+}
+
+#define MEMCORE_LANEWISE(name, expression)           \
+  inline F32 name(const F32& a, const F32& b) {      \
+    F32 out;                                         \
+    for (int i = 0; i < 16; ++i) {                   \
+      const float x = a.lane[i], y = b.lane[i];      \
+      out.lane[i] = (expression);                    \
+    }                                                \
+    return out;                                      \
+  }
+MEMCORE_LANEWISE(add, x + y)
+MEMCORE_LANEWISE(sub, x - y)
+MEMCORE_LANEWISE(mul, x* y)
+MEMCORE_LANEWISE(div, x / y)
+MEMCORE_LANEWISE(max, x > y ? x : y)
+#undef MEMCORE_LANEWISE
+
+inline F32 abs(const F32& a) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = __builtin_fabsf(a.lane[i]);
+  return out;
+}
+
+// The canonical fold: lane[i] += lane[i + 8], then 4, 2, 1.
+inline float fold(const F32& a) {
+  float lane[16];
+  __builtin_memcpy(lane, a.lane, sizeof(lane));
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  }
+  return lane[0];
+}
+
+inline I32 broadcast_int(int32_t value) {
+  I32 out;
+  for (int32_t& lane : out.lane) lane = value;
+  return out;
+}
+inline I32 load_int(const int32_t* from) {
+  I32 out;
+  __builtin_memcpy(out.lane, from, sizeof(out.lane));
+  return out;
+}
+inline void store_int(int32_t* to, const I32& word) { __builtin_memcpy(to, word.lane, sizeof(word.lane)); }
+inline F32 to_float(const I32& a) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = static_cast<float>(a.lane[i]);
+  return out;
+}
+
+// Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
+inline void pack_codes(const F32& a, uint32_t* groups) {
+  for (int i = 0; i < 4; ++i) {
+    uint32_t group = 0;
+    for (int j = 0; j < 4; ++j) {
+      // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+      const float shifted = a.lane[4 * i + j] + 0x1.8p23f;
+      uint32_t bits;
+      __builtin_memcpy(&bits, &shifted, 4);
+      group |= ((bits + 128) & 255) << (8 * j);
+    }
+    groups[i] = group;
+  }
+}
+
+// 16 rows of four codes, and their sums.
+inline constexpr int kWordRegisters = 1;
+using SumRegister = I32;
+struct CodesRegister {
+  uint8_t byte[64];
+};
+inline SumRegister start_sum(int32_t value) { return broadcast_int(value); }
+inline I32 join(const SumRegister* sums) { return *sums; }
+inline CodesRegister load_codes(const uint8_t* from) {
+  CodesRegister out;
+  __builtin_memcpy(out.byte, from, 64);
+  return out;
+}
+struct QueryCodes {
+  int8_t byte[4];
+};
+inline QueryCodes broadcast_codes(const int8_t* from) {
+  QueryCodes out;
+  __builtin_memcpy(out.byte, from, 4);
+  return out;
+}
+inline void dot_codes(SumRegister& sum, const CodesRegister& rows, const QueryCodes& query) {
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 4; ++j) sum.lane[i] += int32_t{rows.byte[4 * i + j]} * query.byte[j];
+  }
+}
+
+// Bit i is set unless lane i < 0; NaN sets it.
+inline uint32_t not_negative(const F32& a) {
+  uint32_t mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= uint32_t{!(a.lane[i] < 0.0f)} << i;
+  return mask;
+}
+
+}  // namespace
+}  // namespace memcore

@@ -1,0 +1,121 @@
+#include "query.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "check.h"
+
+namespace memcore {
+namespace {
+
+// Bounds are computed in double and must not shrink on their way to float32.
+float round_up(double value) {
+  float nearest = static_cast<float>(value);
+  return static_cast<double>(nearest) < value ? std::nextafterf(nearest, std::numeric_limits<float>::infinity())
+                                              : nearest;
+}
+
+// Copies one row of any strides.
+void gather(const uint8_t* row, int64_t item, int64_t dim, int64_t column_stride, uint8_t* out) {
+  for (int64_t i = 0; i < dim; ++i) std::memcpy(out + i * item, row + i * column_stride, item);
+}
+
+}  // namespace
+
+Queries::Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, int64_t dim, int64_t row_stride,
+                 int64_t column_stride, Metric metric)
+    : n_(n), dim_(dim), metric_(metric), rows_(n), norms_(n) {
+  const int64_t item = item_bytes(dtype);
+  const bool is_plain = dtype == DType::kFloat32 && (column_stride == item || dim <= 1) && row_stride % 4 == 0 &&
+                        reinterpret_cast<uintptr_t>(values) % 4 == 0;
+  if (!is_plain) widened_.resize(static_cast<size_t>(n) * dim);
+  std::vector<uint8_t> packed(column_stride == item ? 0 : dim * item);
+  for (int64_t q = 0; q < n; ++q) {
+    const uint8_t* row = values + q * row_stride;
+    if (is_plain) {
+      rows_[q] = reinterpret_cast<const float*>(row);
+      continue;
+    }
+    if (column_stride != item) {
+      gather(row, item, dim, column_stride, packed.data());
+      row = packed.data();
+    }
+    float* out = widened_.data() + q * dim;
+    kernels().widen(row, dtype, dim, out);
+    rows_[q] = out;
+  }
+  kernels().square_rows(reinterpret_cast<const void* const*>(rows_.data()), DType::kFloat32, n, dim, norms_.data());
+  for (int64_t q = 0; q < n; ++q) {
+    MEMCORE_CHECK(norms_[q] <= 1e36f, kInput, op, ": queries row ", q,
+                  " is not finite or too large, should be finite with a squared norm of at most 1e36");
+    norms_[q] = std::sqrt(norms_[q]);
+  }
+}
+
+void Queries::reserve_codes() {
+  codes_.resize(static_cast<size_t>(n_) * quads(dim_) * 4);
+  quantized_.resize(n_);
+}
+
+void Queries::quantize(int64_t begin, int64_t end) {
+  const double dim = static_cast<double>(dim_);
+  // docs/score.md, "The certificate". kOutward covers the roundings of the bounds themselves.
+  constexpr double kOutward = 1 + 0x1p-16;
+  const double rounding = (dim / 16 + 40) * 0x1p-24 * kOutward;
+  for (int64_t q = begin; q < end; ++q) {
+    Quantized& out = quantized_[q];
+    float error;
+    int32_t sum;
+    out.is_bounded = kernels().quantize_query(rows_[q], dim_, norms_[q], codes_.data() + q * quads(dim_) * 4,
+                                              &out.bound.slope, &error, &sum);
+    if (!out.is_bounded) continue;
+    out.start = -128 * sum;
+    const double norm = static_cast<double>(norms_[q]) * (1 + rounding);
+    const double left = static_cast<double>(error);
+    out.bound.metric = metric_;
+    out.bound.error_weight = round_up((norm * (1 + rounding) + left) * kOutward);
+    // A row's norm is its canonical one, which may lie below the true one by less than 2^-10 of it.
+    out.bound.norm_weight = round_up((left + rounding * norm) * kOutward * (1 + 0x1p-10));
+    out.bound.underflow = round_up((dim + 64) * 0x1p-149);
+    out.bound.norm = norms_[q];
+    out.bound.slack = round_up(2 * rounding * (1 + 0x1p-10));
+  }
+}
+
+ScanQuery Queries::aim(int64_t q, float threshold) const {
+  const Quantized& from = quantized_[q];
+  const BoundQuery& bound = from.bound;
+  ScanQuery out;
+  out.codes = codes_.data() + q * quads(dim_) * 4;
+  out.start = from.start;
+  out.slope = bound.slope;
+  out.error_weight = bound.error_weight;
+  out.norm_weight = bound.norm_weight;
+  out.square_weight = 0.0f;
+  out.offset = bound.underflow;
+  if (threshold == -std::numeric_limits<float>::infinity()) {
+    out.offset = std::numeric_limits<float>::infinity();
+    return out;
+  }
+  switch (metric_) {
+    case Metric::kDot:
+      out.offset -= threshold;
+      break;
+    case Metric::kCosine:
+      out.norm_weight -= threshold * bound.norm;
+      break;
+    case Metric::kL2:
+      // 2 (dot + bound) - |q|^2 - |x|^2 + slack (|q| + |x|)^2 >= threshold
+      out.slope *= 2.0f;
+      out.error_weight *= 2.0f;
+      out.norm_weight = 2.0f * (bound.norm_weight + bound.slack * bound.norm);
+      out.square_weight = bound.slack - 1.0f;
+      out.offset = 2.0f * bound.underflow + (bound.slack - 1.0f) * (bound.norm * bound.norm) - threshold;
+      break;
+  }
+  return out;
+}
+
+}  // namespace memcore
