@@ -1,4 +1,4 @@
-"""The exceptions that memcore raises. A message is one sentence: *op: argument is X, should be Y*."""
+"""The exceptions of memcore. A message is one sentence: *op: argument is X, should be Y*."""
 
 
 class ShapeError(ValueError):

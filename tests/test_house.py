@@ -1,4 +1,4 @@
-"""The rules of this house that a machine can check: layers, names, sizes, words, and a light import."""
+"""The rules of this house that a machine can check: layers, names, sizes, words, light imports."""
 
 from __future__ import annotations
 
@@ -16,9 +16,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = [*(ROOT / "memcore").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
 PYTHON += (ROOT / "kernels").rglob("*.py")
-NATIVE = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".cpp", ".h", ".inl", ".cu", ".cuh"}]
+NATIVE = [
+    p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".cpp", ".h", ".inl", ".cu", ".cuh"}
+]
 TESTS = [*(ROOT / "tests").rglob("*.py")]
-BUILD = [ROOT / name for name in ("CMakeLists.txt", "CMakePresets.json", "pyproject.toml", "justfile")]
+BUILD = [
+    ROOT / name for name in ("CMakeLists.txt", "CMakePresets.json", "pyproject.toml", "justfile")
+]
 BUILD += [ROOT / ".ci" / "run", ROOT / ".ci" / "sanitize"]
 
 # What a module may import: only what stands in an earlier row.
@@ -81,7 +85,9 @@ def test_imports_go_down_only(path: Path) -> None:
     assert here in RANK, f"{relative(path)}: give `{here}` a row in LAYERS"
     for line, name in imports_of(path):
         allowed = name == here or RANK[name] < RANK[here]
-        assert allowed, f"{relative(path)}:{line}: {here or 'memcore'} may not import {name or 'memcore'}"
+        assert allowed, (
+            f"{relative(path)}:{line}: {here or 'memcore'} may not import {name or 'memcore'}"
+        )
 
 
 def test_kernels_never_import_memcore() -> None:
@@ -151,13 +157,15 @@ def test_engines_share_names_and_order_of_parameters() -> None:
     shared = sorted(set(reference) & set(native))
     assert shared
     for op in shared:
-        # The reference returns what the native engine writes into its last parameters.
-        assert native[op][: len(reference[op])] == reference[op], op
+        # The native engine has a few more: the segments, and the outputs that it fills.
+        assert [name for name in native[op] if name in reference[op]] == reference[op], op
 
 
 def test_each_op_has_a_test_and_a_bench_case() -> None:
-    families = [p.stem for p in (ROOT / "memcore" / "ops").glob("*.py") if p.stem != "__init__"]
-    assert families
+    public = ast.parse((ROOT / "memcore" / "__init__.py").read_text()).body
+    modules = [node.module or "" for node in public if isinstance(node, ast.ImportFrom)]
+    families = [name.split(".")[-1] for name in modules if name.startswith("memcore.ops.")]
+    assert "search" in families
     for family in families:
         assert (ROOT / "tests" / "ops" / f"test_{family}.py").exists(), family
         assert (ROOT / "bench" / "cases" / f"{family}.py").exists(), family
@@ -190,7 +198,11 @@ def test_the_library_does_not_print(path: Path) -> None:
 
 def test_no_machine_paths() -> None:
     words = re.compile("/(" + "|".join(["work", "root", "home", "Users"]) + ")/")
-    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").rglob("*.md")]
+    documents = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "bench").rglob("*.md"),
+    ]
     for path in [*PYTHON, *NATIVE, *TESTS, *BUILD, *documents]:
         lines = path.read_text().splitlines()
         found = [f"{relative(path)}:{i}" for i, line in enumerate(lines, 1) if words.search(line)]

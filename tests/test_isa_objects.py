@@ -1,4 +1,4 @@
-"""What the compiler makes of the inner loops: one symbol for each instruction set, and no spills in the int8 loop."""
+"""What the compiler makes of the inner loops: one symbol a set, no spills in the int8 loop."""
 
 from __future__ import annotations
 
