@@ -116,12 +116,10 @@ def explain(op: str, *args: Any, backend: str | None = None) -> Explanation:
             reasons[name] = "not part of this build"
         elif elsewhere:
             reasons[name] = f"reads host memory, but an array is on {elsewhere[0]}"
-        elif name == asked:
-            reasons[name] = f"runs here, with {isa()}, threads: {threads()}"
-            if name == "reference":
-                reasons[name] = "runs here, in NumPy"
+        elif name != asked:
+            reasons[name] = f"could run, but {asked} was chosen"
+        elif name == "cpu":
+            reasons[name] = f"runs, with {isa()}, threads: {threads()}"
         else:
-            reasons[name] = f"runs here, but {asked} goes first"
-            if name == "reference":
-                reasons[name] = "runs here, but only when asked for"
+            reasons[name] = "runs, in NumPy and without a first pass"
     return Explanation(op, None if elsewhere or asked not in _ENGINES else asked, reasons)
