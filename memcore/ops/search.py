@@ -10,7 +10,7 @@ import numpy as np
 
 from memcore import arrays
 from memcore.backends import engine
-from memcore.errors import InputError, ShapeError
+from memcore.errors import BackendError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
 
@@ -218,7 +218,7 @@ def _search_store(
         raise InputError("search: mask is given with a store, should be where or candidates")
     # A store's pages are read by the compiled engine alone.
     if backend not in (None, "cpu"):
-        raise InputError(f"search: backend is {backend!r}, should be 'cpu' for a store")
+        raise BackendError(f"search: backend is {backend!r}, should be 'cpu' for a store")
     given = {name: value for name, value in options.items() if value is not None}
     hits: Hits = store.search(*(() if banks is None else (banks,)), queries, k, **given)
     return hits
