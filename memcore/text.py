@@ -7,6 +7,7 @@ trained embedder instead.
 
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,11 +70,12 @@ class HashedEmbedder:
         Cost:
             About 3 µs for a sentence of 140 characters, on one thread, without the GIL.
         """
-        if not isinstance(texts, Iterable):
+        if not hasattr(texts, "__iter__"):
             raise DtypeError(
                 f"embed: texts is {type(texts).__name__}, should be one or several str"
             )
-        given = [texts] if isinstance(texts, str) else texts
+        # Any: what is not a str is refused below, by native code.
+        given: Iterable[Any] = [texts] if isinstance(texts, str) else texts
         folded = tuple([_fold(text) if isinstance(text, str) else text for text in given])
         vectors = np.empty((len(folded), self.dim), np.float32)
         _core.hash_texts(folded, vectors)

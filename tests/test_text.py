@@ -1,8 +1,11 @@
 """HashedEmbedder: equal to its definition in plain Python, and useful on real text."""
 
+import ctypes
+import ctypes.util
 import hashlib
 import json
 import os
+import platform
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -98,14 +101,14 @@ TEXTS = [
     "I don't think we'll go there, it's 3:45 pm!",
     "O\u2019Neill\u2019s caf\u00e9, cafe\u0301 and CAF\u00c9: soft\u00adhyphen",
     "\u65e5\u672c\u8a9e\u306e\u30c6\u30b9\u30c8\u3001\u4e2d\u6587\u6d4b\u8bd5\u3002",
-    "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440! \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 "
-    "\u0928\u092e\u0938\u094d\u0924\u0947\u0964",
+    "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440! \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35"
+    " \u0928\u092e\u0938\u094d\u0924\u0947\u0964",
     "\u5f20\U00020000 party \U0001f389\u2764\ufe0f \uff21\uff22\uff23 \u2167 \u00b5m "
     "\u03a3\u03c3\u03c2 Stra\u00dfe \u0130",
     "nul\0inside lone\ud800surrogate\udfff _under_score_ a-b",
     "x" * 1000 + " yes" * 300,
     "a i to < > <<>>",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("dim", [1, 7, 256, 1024])
@@ -144,6 +147,22 @@ GOLDEN_SHA256 = "1da8daa764434aa23cc10b2d8b7712f6190a925550486074941acd0ba3f8e57
 def test_bits_never_change():
     stored = HashedEmbedder()(TEXTS).astype("<f4").tobytes()
     assert hashlib.sha256(stored).hexdigest() == GOLDEN_SHA256
+
+
+def test_the_caller_may_round_as_it_likes():
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    upward = {"x86_64": 0x800, "aarch64": 0x400000}[platform.machine()]
+    embed = HashedEmbedder()
+    expected = embed(TEXTS)
+    usual = libm.fegetround()
+    libm.fesetround(upward)
+    try:
+        found = embed(TEXTS)
+        mode = libm.fegetround()
+    finally:
+        libm.fesetround(usual)
+    np.testing.assert_array_equal(found, expected)
+    assert mode == upward
 
 
 def test_one_text_is_one_row_and_rows_do_not_depend_on_their_batch():

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "check.h"
+#include "float_env.h"
 #include "module.h"
 
 namespace py = pybind11;
@@ -48,6 +49,7 @@ void hash_texts(const py::tuple& texts, Vectors& vectors) {
   for (size_t i = 0; i < inputs.size();) {
     {
       py::gil_scoped_release release;
+      FloatEnv float_env;
       for (int64_t n_read = 0; i < inputs.size() && n_read < kCharactersPerCheck; ++i) {
         hash_text(inputs[i], dim, counts.data(), output + static_cast<int64_t>(i) * dim);
         n_read += inputs[i].length + dim;
