@@ -12,7 +12,8 @@ enum class ErrorKind { kShape, kDtype, kInput, kNotFound, kBackend };
 // An error whose text is one sentence: "op: argument is X, should be Y".
 class Error : public std::runtime_error {
  public:
-  Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind(kind) {}
+  Error(ErrorKind error_kind, const std::string& message)
+      : std::runtime_error(message), kind(error_kind) {}
   ErrorKind kind;
 };
 

@@ -27,8 +27,8 @@ class Queries {
   // Makes room for quantize. Call once before it.
   void reserve_codes();
 
-  // Whether the bounds hold for this query; false for one so small that they could underflow.
-  bool has_bounds(int64_t q) const { return quantized_[q].is_bounded; }
+  // Whether the first pass can take this query: it was quantised, and is not so small that bounds could underflow.
+  bool has_bounds(int64_t q) const { return !quantized_.empty() && quantized_[q].is_bounded; }
   const BoundQuery& bound(int64_t q) const { return quantized_[q].bound; }
 
   // The query aimed at rows whose score may reach `threshold`.

@@ -45,6 +45,8 @@ int initial_threads() {
 
 // One batch of tasks. Threads take the next number until none is left.
 struct Job {
+  Job(const std::function<void(int64_t)>* the_task, int64_t n) : task(the_task), n_tasks(n) {}
+
   const std::function<void(int64_t)>* task;
   int64_t n_tasks;
   std::atomic<int64_t> next{0};
@@ -179,7 +181,7 @@ void set_n_threads(int n) {
 
 void parallel_for(int64_t n_tasks, const std::function<void(int64_t)>& task) {
   if (n_tasks <= 0) return;
-  Job job{&task, n_tasks};
+  Job job(&task, n_tasks);
   const int64_t n_helpers = std::min<int64_t>(n_threads(), n_tasks) - 1;
   pool().run(job, static_cast<int>(n_helpers));
   if (job.error) std::rethrow_exception(job.error);
