@@ -170,9 +170,9 @@ def search_ragged(
     return scores, ids
 
 
-def topk(scores: NDArray[np.generic], k: ArrayLike) -> tuple[Floats, Ints]:
-    """The k best of each row of scores (n_rows, n), as `search` orders them."""
-    finals = final_score(widen(scores), None, None)
+def topk(scores_in: NDArray[np.generic], k: ArrayLike) -> tuple[Floats, Ints]:
+    """The k best of each row of scores_in (n_rows, n), as `search` orders them."""
+    finals = final_score(widen(scores_in), None, None)
     widths, best, ids = _padding(len(finals), k)
     for i, row in enumerate(finals):
         _keep_best(row, ~np.isnan(row), widths[i], best[i], ids[i])
