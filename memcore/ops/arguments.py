@@ -16,7 +16,10 @@ _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
 
 # Results up to this size are allocated without a look at the memory of the machine.
-_SMALL_BYTES = 1 << 30
+_FEW_HITS = 1 << 26
+
+# Called twice by every op: the attribute look-up shows.
+_empty = np.empty
 
 
 def widths(op: str, k: Any, n_queries: int) -> tuple[Any, int]:
@@ -38,11 +41,9 @@ def widths(op: str, k: Any, n_queries: int) -> tuple[Any, int]:
 
 def outputs(op: str, n_queries: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Room for scores and ids, (n_queries, width)."""
-    size = (_FLOAT32.itemsize + _INT64.itemsize) * max(n_queries, 1) * width
-    # The system may promise more than it has, and kill the process when it is written.
-    if size > _SMALL_BYTES and size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        raise MemoryError(f"{op}: k is {width}, its result of {size >> 30} GiB passes the memory")
-    return np.empty((n_queries, width), _FLOAT32), np.empty((n_queries, width), _INT64)
+    if (n_queries or 1) * width > _FEW_HITS:
+        _check_memory(op, (n_queries or 1) * width, width)
+    return _empty((n_queries, width), _FLOAT32), _empty((n_queries, width), _INT64)
 
 
 def mask(op: str, mask: Any, n_queries: int, n_keys: int) -> NDArray[np.bool_]:
@@ -123,3 +124,10 @@ def segmentation(
             f"{op}: segments[{place}] is {asked[place]}, should be from 0 to {n_segments - 1}"
         )
     return bounds, asked
+
+
+def _check_memory(op: str, n_hits: int, width: int) -> None:
+    # The system may promise more than it has, and kill the process when that is written to.
+    size = n_hits * (_FLOAT32.itemsize + _INT64.itemsize)
+    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise MemoryError(f"{op}: k is {width}, its result of {size >> 30} GiB passes the memory")

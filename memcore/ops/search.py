@@ -156,9 +156,13 @@ def _search(
     rows, _ = arrays.vectors(op, "keys", keys)
     if asked.ndim == 1:
         asked = asked[None]
-    if asked.ndim != 2 or rows.ndim != 2 or asked.shape[1] != rows.shape[1] or not rows.shape[1]:
+    try:
+        n_queries, dim = asked.shape
+        n_keys, key_dim = rows.shape
+    except ValueError:
+        raise ShapeError(_misfit(op, asked, rows)) from None
+    if dim != key_dim or not dim:
         raise ShapeError(_misfit(op, asked, rows))
-    n_queries, n_keys = len(asked), len(rows)
     if metric is None:
         metric = "dot"
     elif metric not in METRICS:
