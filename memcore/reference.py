@@ -51,7 +51,8 @@ def squares(rows: Floats) -> Floats:
 
 def norms(rows: Floats) -> Floats:
     """The canonical norm of each row (n, dim): (n,)."""
-    return np.sqrt(squares(rows))
+    roots: Floats = np.sqrt(squares(rows))
+    return roots
 
 
 def score(queries: Floats, keys: Floats, metric: str) -> Floats:
@@ -170,9 +171,9 @@ def search_ragged(
     return scores, ids
 
 
-def topk(scores_in: NDArray[np.generic], k: ArrayLike) -> tuple[Floats, Ints]:
-    """The k best of each row of scores_in (n_rows, n), as `search` orders them."""
-    finals = final_score(widen(scores_in), None, None)
+def topk(scores: NDArray[np.generic], k: ArrayLike) -> tuple[Floats, Ints]:
+    """The k best of each row of scores (n_rows, n), as `search` orders them."""
+    finals = final_score(widen(scores), None, None)
     widths, best, ids = _padding(len(finals), k)
     for i, row in enumerate(finals):
         _keep_best(row, ~np.isnan(row), widths[i], best[i], ids[i])

@@ -226,6 +226,32 @@ def keys_that_overflow(rng):
 
 
 @case
+def halves_of_a_step(rng):
+    """What an int8 shadow of scale 1 rounds worst, with and against the signs of the query."""
+    signs = rng.choice(np.array([-1, 1], np.float32), (4, 64))
+    steps = rng.integers(0, 100, (800, 64)) + 0.5 + rng.uniform(-1e-3, 1e-3, (800, 64))
+    keys = (signs[rng.integers(0, 4, 800)] * steps).astype(np.float32)
+    keys[:, 0] = 127
+    queries = signs * (rng.integers(20, 60, (4, 64)) + np.float32(0.5))
+    queries[:, 1] = 127
+    return Case(queries, keys, 20)
+
+
+@case
+def same_codes(rng):
+    """Rows that differ by less than a step: only their full numbers tell them apart."""
+    row = normal(rng, 1, 96)
+    return Case(normal(rng, 5, 96), row + np.float32(1e-3) * normal(rng, 900, 96), 25)
+
+
+@case
+def clusters(rng):
+    centres = normal(rng, 12, 64) * np.float32(10)
+    keys = centres[rng.integers(0, 12, 1200)] + normal(rng, 1200, 64)
+    return Case(centres[:6] + normal(rng, 6, 64), keys, 100)
+
+
+@case
 def one_hot(rng):
     eye = np.eye(32, dtype=np.float32)
     return Case(eye[rng.integers(0, 32, 5)], np.repeat(eye, 9, 0), 20)

@@ -197,6 +197,17 @@ def test_many_rows(isa, metric, rng):
     assert_hits(memcore.search(queries, keys, 10, metric=metric), expected)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dim", [1024, 4099, 32768, 32769, 70000])
+def test_large_dims(isa, dim, metric, rng):
+    """The last two are beyond what the first pass can sum in int32."""
+    queries, keys = normal(rng, 3, dim), normal(rng, 70, dim)
+    keys[5] = 1
+    queries[0] = 1
+    expected = reference.search(queries, keys, 9, metric=metric)
+    assert_hits(memcore.search(queries, keys, 9, metric=metric), expected)
+
+
 def test_one_vector_is_one_query(backend, rng):
     query, keys = normal(rng, 20), normal(rng, 30, 20)
     expected = reference.search(query[None], keys, 4)
