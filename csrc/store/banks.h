@@ -40,20 +40,27 @@ class PageTable {
 };
 
 // Row r of a bank lies in lane r % 16 of page pages[r / 16]; rows are dense, in no particular order.
-struct Bank {
+struct BankRows {
   PageTable pages;
   int64_t n_rows = 0;
-  int64_t next_id = 0;
+  // The smallest id past all that the bank ever gave or took; 2^63 once the largest is used.
+  uint64_t next_id = 0;
+  // Ids below next_id that no row ever had.
+  Gaps gaps;
   // The handle of the bank that this one descends from by forks, or its own: banks of a family share pages.
   int64_t family = 0;
+  // Only banks of more than kScanRows rows have a map from id to row.
+  std::unique_ptr<IdMap> id_map;
+
+  // The same pages under another table; their references are not counted yet.
+  BankRows clone() const;
+};
+
+struct Bank : BankRows {
   int32_t generation = 1;
   bool is_alive = false;
   // Scratch of the call in progress; -1 between calls.
   int32_t group = -1;
-  // Ids below next_id that no row ever had.
-  Gaps gaps;
-  // Only banks of more than kScanRows rows have a map from id to row.
-  std::unique_ptr<IdMap> id_map;
 };
 
 // Up to this many rows, an id is found by looking at all ids of the bank.

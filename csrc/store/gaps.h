@@ -12,7 +12,7 @@ class Gaps {
  public:
   bool contains(int64_t id) const;
 
-  // The gaps after rows got `ids` (ascending, distinct, each at or past next_id or in a gap). May throw std::bad_alloc.
+  // The gaps once rows have `ids` too: ascending and distinct, each in a gap or at least next_id.
   Gaps after(const std::vector<int64_t>& ids, int64_t next_id) const;
 
   int64_t nbytes() const { return ranges_ ? static_cast<int64_t>(ranges_->capacity() * sizeof(Range)) : 0; }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -34,6 +35,7 @@ class IdMap {
   struct Leaf;
 
   size_t slot(uint64_t hash) const { return depth_ == 0 ? 0 : hash >> (64 - depth_); }
+  size_t first_of_next(size_t i) const;
   Leaf* own_leaf(uint64_t hash);
   void split(uint64_t hash);
 

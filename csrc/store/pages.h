@@ -5,10 +5,13 @@
 #include <vector>
 
 #include "banks.h"
+#include "batch.h"
 #include "columns.h"
 #include "metric.h"
+#include "plan.h"
 #include "rwlock.h"
 #include "slab.h"
+#include "vectors.h"
 
 namespace memcore {
 
@@ -17,24 +20,6 @@ struct BankView {
   const int32_t* pages;  // (ceil(n_rows / 16),)
   int64_t n_rows;
   int64_t family;  // banks of one family may share pages
-};
-
-// Handles or ids as the caller gave them. A single handle stands for all rows.
-struct Int64View {
-  const int64_t* data;
-  int64_t size;
-  int64_t stride;  // in items; 0 repeats the first
-  int64_t operator[](int64_t i) const { return data[i * stride]; }
-};
-
-// Vectors as the caller gave them: any strides, in bytes.
-struct VectorsView {
-  const uint8_t* data;
-  DType dtype;
-  int64_t n_rows;
-  int64_t dim;
-  int64_t row_stride;
-  int64_t column_stride;
 };
 
 // Cells for each column; data nullptr: this column is not given.
@@ -86,12 +71,29 @@ class Pages {
   int64_t find_row(int64_t handle, int64_t id) const;
 
  private:
+  // Runs the copies, moves and wipes of a sealed plan; then the caller writes, then finish lets go of pages.
+  void run(const Plan& plan) noexcept;
+  void finish(Plan& plan) noexcept;
+  void acquire_pages(const BankRows& rows) noexcept;
+
+  // Adds (or takes away, for sign -1) the references of some lanes of a page.
+  void count_refs(int32_t page, int begin_lane, int end_lane, int sign) noexcept;
+  void write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is_new) noexcept;
+  void check_cells(const char* op, int64_t n, const CellsView& cells);
+
+  // rows (n,): the row of each (bank, id), -1 where there is none; that throws unless skip.
+  std::vector<int64_t> find_rows(const Batch& batch, const Int64View& ids, bool skip, const char* op) const;
+  int64_t find_row(const Bank& bank, int64_t id) const;
+  void prefetch_ids(const Bank& bank) const;
+  void plan_removal(Plan& plan, int32_t bank, const std::vector<int64_t>& removed) const;
+
   Slab slab_;
   Metric metric_;
   std::vector<ColumnKind> kinds_;
+  std::vector<int> ref_columns_;
   Banks banks_;
-  std::vector<RefCounts> refs_;
-  RwLock lock_;
+  std::vector<RefCounts> refs_;  // one per column
+  mutable RwLock lock_;
 };
 
 }  // namespace memcore

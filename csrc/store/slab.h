@@ -62,13 +62,28 @@ class Slab {
   // Puts a wiped page on the free list.
   void give_back(int32_t page) noexcept;
 
+  // The references of one page go to a free one, whose place on the free list the next trim forgets.
+  void replace(int32_t from, int32_t to) {
+    n_references_[to] = n_references_[from];
+    n_references_[from] = 0;
+  }
+
   // Vectors and shadow of the first n_lanes lanes of a page; the other lanes of `to` are wiped already.
   void copy_vectors(int32_t from, int32_t to, int n_lanes) const;
   void move_vector(int64_t from, int64_t to) const;
   void wipe_vectors(int32_t page, int begin_lane, int end_lane) const;
 
+  // Asks for the lines that a write to a slot touches.
+  void prefetch_slot(int64_t slot) const {
+    if (dim_ == 0) return;
+    const uint8_t* lines = row(slot);
+    for (int64_t i = 0; i < row_bytes_; i += 64) __builtin_prefetch(lines + i, 1);
+    lines = block(page_of(slot)) + lane_of(slot) * 4;
+    for (int64_t i = 0; i < block_stride_; i += 64) __builtin_prefetch(lines + i, 1);
+  }
+
   // Ids and cells of the same. A wiped cell is 0.
-  void copy_cells(int32_t from, int32_t to) const;
+  void copy_cells(int32_t from, int32_t to, int n_lanes) const;
   void move_cells(int64_t from, int64_t to) const;
   void wipe_cells(int32_t page, int begin_lane, int end_lane) const;
 
@@ -99,6 +114,7 @@ class Slab {
   }
   const Chunk& chunk(int32_t page) const { return chunks_[chunk_index(page)]; }
   void add_chunk();
+  void wipe_shadow(int32_t page, int begin_lane, int end_lane) const;
 
   int64_t dim_;
   DType dtype_;

@@ -1,0 +1,298 @@
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "check.h"
+#include "pages.h"
+#include "tasks.h"
+
+namespace memcore {
+namespace {
+
+constexpr uint64_t kEndOfIds = uint64_t{1} << 63;
+constexpr int64_t kMaxRef = int64_t{1} << 31;
+
+using WriteLock = std::unique_lock<RwLock>;
+
+constexpr int64_t n_pages_for(int64_t n_rows) { return (n_rows + kPageRows - 1) / kPageRows; }
+
+// The first position at which a batch is wrong, whatever order the groups are looked at.
+struct FirstBad {
+  int64_t position = -1;
+  void offer(int64_t at) {
+    if (position < 0 || at < position) position = at;
+  }
+};
+
+void check_vectors(const Slab& slab, const VectorsView* vectors, int64_t n, bool required, const char* op) {
+  if (vectors == nullptr) {
+    MEMCORE_CHECK(!required || slab.dim() == 0, kShape, op, ": vectors is None, should have dim ", slab.dim());
+    return;
+  }
+  MEMCORE_CHECK(slab.dim() > 0, kShape, op, ": vectors has dim ", vectors->dim, ", should be None");
+  MEMCORE_CHECK(vectors->dim == slab.dim(), kShape, op, ": vectors has dim ", vectors->dim, ", should be ", slab.dim());
+  MEMCORE_CHECK(vectors->n_rows == n, kShape, op, ": vectors has ", vectors->n_rows, " rows, should have ", n);
+}
+
+std::optional<IncomingVectors> take_vectors(const Slab& slab, const VectorsView* vectors, const char* op) {
+  if (vectors == nullptr) return std::nullopt;
+  return std::optional<IncomingVectors>(std::in_place, *vectors, slab, op);
+}
+
+// The ids of new rows: the caller's or the next ones. Groups get the gaps that their bank has afterwards.
+struct NewIds {
+  std::vector<Gaps> gaps;          // (n_groups,); empty if the ids are the next ones
+  std::vector<uint64_t> next_ids;  // (n_groups,)
+};
+
+void choose_ids(const Batch& batch, const Banks& banks, int64_t* ids, NewIds& chosen) {
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    uint64_t next_id = banks[batch.banks[group]].next_id;
+    const int64_t begin = batch.begins[group];
+    const int64_t end = batch.begins[group + 1];
+    MEMCORE_CHECK(next_id + static_cast<uint64_t>(end - begin) <= kEndOfIds, kInput, "add: the bank of position ",
+                  batch.order[begin], " has ", kEndOfIds - next_id, " ids left, should have ", end - begin);
+    for (int64_t i = begin; i < end; ++i) ids[batch.order[i]] = static_cast<int64_t>(next_id++);
+    chosen.next_ids[group] = next_id;
+  }
+}
+
+void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, NewIds& chosen) {
+  FirstBad negative;
+  FirstBad used;
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    const Bank& bank = banks[batch.banks[group]];
+    for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i) {
+      const int64_t id = ids[batch.order[i]];
+      if (id < 0) {
+        negative.offer(batch.order[i]);
+      } else if (static_cast<uint64_t>(id) < bank.next_id && !bank.gaps.contains(id)) {
+        used.offer(batch.order[i]);
+      }
+    }
+  }
+  MEMCORE_CHECK(negative.position < 0, kInput, "add: id ", ids[negative.position], " (position ", negative.position,
+                ") is negative, should be at least 0");
+  MEMCORE_CHECK(used.position < 0, kInput, "add: id ", ids[used.position], " (position ", used.position,
+                ") was used before, should be one that its bank never had");
+  const int64_t repeated = first_repeated(batch, ids);
+  MEMCORE_CHECK(repeated < 0, kInput, "add: id ", ids[repeated], " (position ", repeated,
+                ") is repeated, should be given once for each bank");
+
+  chosen.gaps.resize(batch.n_groups());
+  std::vector<int64_t> sorted;
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    const Bank& bank = banks[batch.banks[group]];
+    sorted.clear();
+    for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i) sorted.push_back(ids[batch.order[i]]);
+    std::sort(sorted.begin(), sorted.end());
+    chosen.gaps[group] = bank.gaps.after(sorted, static_cast<int64_t>(std::min(bank.next_id, kEndOfIds - 1)));
+    chosen.next_ids[group] = std::max(bank.next_id, static_cast<uint64_t>(sorted.back()) + 1);
+  }
+}
+
+}  // namespace
+
+void Pages::check_cells(const char* op, int64_t n, const CellsView& cells) {
+  MEMCORE_CHECK(static_cast<int>(cells.size()) == slab_.n_columns(), kShape, op, ": columns has ", cells.size(),
+                " arrays, should have ", slab_.n_columns());
+  for (size_t column = 0; column < cells.size(); ++column) {
+    if (cells[column].data == nullptr) continue;
+    MEMCORE_CHECK(cells[column].size == n, kShape, op, ": columns[", column, "] has ", cells[column].size,
+                  " cells, should have ", n);
+    if (kinds_[column] != ColumnKind::kRef) continue;
+    int64_t largest = -1;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t cell = cells[column][i];
+      MEMCORE_CHECK(cell >= -1 && cell < kMaxRef, kInput, op, ": columns[", column, "] has reference ", cell,
+                    " (position ", i, "), should be -1 to 2^31 - 1");
+      largest = std::max(largest, cell);
+    }
+    refs_[column].reserve(largest + 1);
+  }
+}
+
+void Pages::write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is_new) noexcept {
+  const int32_t page = page_of(slot);
+  const int lane = lane_of(slot);
+  for (int column = 0; column < slab_.n_columns(); ++column) {
+    const bool given = cells[column].data != nullptr;
+    if (!given && !is_new) continue;
+    int64_t& cell = slab_.cells(column, page)[lane];
+    const int64_t value = given ? cells[column][i] : null_cell(kinds_[column]);
+    if (kinds_[column] == ColumnKind::kRef) {
+      if (!is_new) refs_[column].release(cell);
+      refs_[column].acquire(value);
+    }
+    cell = value;
+  }
+}
+
+void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n, const VectorsView* vectors,
+                const CellsView& cells, int64_t* ids_out) {
+  const WriteLock hold(lock_);
+  check_vectors(slab_, vectors, n, true, "add");
+  const Batch batch = group_by_bank(banks_, handles, n, "add");
+  NewIds chosen;
+  chosen.next_ids.resize(batch.n_groups());
+  if (ids == nullptr) {
+    choose_ids(batch, banks_, ids_out, chosen);
+  } else {
+    check_ids(batch, banks_, *ids, chosen);
+    for (int64_t i = 0; i < n; ++i) ids_out[i] = (*ids)[i];
+  }
+  const auto incoming = take_vectors(slab_, vectors, "add");
+  check_cells("add", n, cells);
+
+  // New rows go behind the last one.
+  Plan plan(slab_, banks_);
+  std::vector<int64_t> slots(n);
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    const int32_t index = batch.banks[group];
+    Bank& bank = banks_[index];
+    const int64_t n_after = bank.n_rows + batch.begins[group + 1] - batch.begins[group];
+    bank.pages.reserve(n_pages_for(n_after));
+    const bool has_map = plan.need_map(index, n_after);
+    if (bank.n_rows % kPageRows != 0) {
+      plan.own_page(index, bank.n_rows / kPageRows, static_cast<int>(bank.n_rows % kPageRows));
+    }
+    for (int64_t row = bank.n_rows; row < n_after; ++row) {
+      const int64_t position = batch.order[batch.begins[group] + row - bank.n_rows];
+      if (row % kPageRows == 0) plan.append_page(index);
+      slots[position] = slot_of(bank.pages[row / kPageRows], row % kPageRows);
+      if (has_map) plan.map_id(index, ids_out[position], row);
+    }
+  }
+  plan.seal();
+
+  run(plan);
+  if (incoming) incoming->write(slots, batch.order);
+  for (const int64_t position : batch.order) {
+    slab_.ids(page_of(slots[position]))[lane_of(slots[position])] = ids_out[position];
+    write_cells(slots[position], position, cells, true);
+  }
+  finish(plan);
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    Bank& bank = banks_[batch.banks[group]];
+    bank.n_rows += batch.begins[group + 1] - batch.begins[group];
+    bank.next_id = chosen.next_ids[group];
+    if (ids != nullptr) bank.gaps = std::move(chosen.gaps[group]);
+  }
+}
+
+void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n, const VectorsView* vectors,
+                   const CellsView& cells, bool skip, bool* found) {
+  const WriteLock hold(lock_);
+  check_vectors(slab_, vectors, n, false, "update");
+  const Batch batch = group_by_bank(banks_, handles, n, "update");
+  const int64_t repeated = first_repeated(batch, ids);
+  MEMCORE_CHECK(repeated < 0, kInput, "update: id ", ids[repeated], " (position ", repeated,
+                ") is repeated, should be given once for each bank");
+  const std::vector<int64_t> rows = find_rows(batch, ids, skip, "update");
+  const auto incoming = take_vectors(slab_, vectors, "update");
+  check_cells("update", n, cells);
+
+  Plan plan(slab_, banks_);
+  std::vector<int64_t> slots(n);
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    const int32_t index = batch.banks[group];
+    const Bank& bank = banks_[index];
+    for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i) {
+      const int64_t row = rows[batch.order[i]];
+      slots[batch.order[i]] = -1;
+      if (row < 0) continue;
+      const int64_t page = row / kPageRows;
+      plan.own_page(index, page, static_cast<int>(std::min(kPageRows, bank.n_rows - page * kPageRows)));
+      slots[batch.order[i]] = slot_of(bank.pages[page], row % kPageRows);
+    }
+  }
+  plan.seal();
+
+  run(plan);
+  if (incoming) incoming->write(slots, batch.order);
+  for (const int64_t position : batch.order) {
+    if (slots[position] >= 0) write_cells(slots[position], position, cells, false);
+  }
+  finish(plan);
+  for (int64_t i = 0; i < n; ++i) found[i] = rows[i] >= 0;
+}
+
+void Pages::remove(const Int64View& handles, const Int64View& ids, int64_t n, bool skip, bool* found) {
+  const WriteLock hold(lock_);
+  const Batch batch = group_by_bank(banks_, handles, n, "delete");
+  const int64_t repeated = first_repeated(batch, ids);
+  MEMCORE_CHECK(repeated < 0, kInput, "delete: id ", ids[repeated], " (position ", repeated,
+                ") is repeated, should be given once for each bank");
+  const std::vector<int64_t> rows = find_rows(batch, ids, skip, "delete");
+
+  Plan plan(slab_, banks_);
+  std::vector<int64_t> n_removed(batch.n_groups());
+  std::vector<int64_t> removed;
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    removed.clear();
+    for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i) {
+      if (rows[batch.order[i]] >= 0) removed.push_back(rows[batch.order[i]]);
+    }
+    std::sort(removed.begin(), removed.end());
+    plan_removal(plan, batch.banks[group], removed);
+    n_removed[group] = static_cast<int64_t>(removed.size());
+  }
+  plan.seal();
+
+  run(plan);
+  finish(plan);
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    Bank& bank = banks_[batch.banks[group]];
+    bank.n_rows -= n_removed[group];
+    if (bank.n_rows <= kScanRows / 2) bank.id_map.reset();
+  }
+  for (int64_t i = 0; i < n; ++i) found[i] = rows[i] >= 0;
+}
+
+// The last rows that stay move into the holes before them. removed: rows, ascending.
+void Pages::plan_removal(Plan& plan, int32_t index, const std::vector<int64_t>& removed) const {
+  if (removed.empty()) return;
+  const Bank& bank = banks_[index];
+  const int64_t n_left = bank.n_rows - static_cast<int64_t>(removed.size());
+  const int64_t end_page = n_left / kPageRows;
+  const int32_t end_before = bank.pages[end_page];
+  const bool has_map = bank.id_map != nullptr;
+  const auto slot = [&](int64_t row) { return slot_of(bank.pages[row / kPageRows], row % kPageRows); };
+  const auto id_at = [&](int64_t row) { return slab_.ids(bank.pages[row / kPageRows])[row % kPageRows]; };
+
+  // Rows and ids are read where they are before any page is exchanged for a copy.
+  std::vector<std::pair<int64_t, int64_t>> moves;  // from slot, to row
+  auto hole = removed.begin();
+  auto gone = std::lower_bound(removed.begin(), removed.end(), n_left);
+  for (int64_t row = n_left; row < bank.n_rows; ++row) {
+    if (gone != removed.end() && *gone == row) {
+      ++gone;
+      continue;
+    }
+    moves.emplace_back(slot(row), *hole);
+    if (has_map) plan.remap_id(index, id_at(row), *hole);
+    ++hole;
+  }
+  if (has_map) {
+    for (const int64_t row : removed) plan.unmap_id(index, id_at(row));
+  }
+
+  for (const auto& [from, to] : moves) {
+    const int64_t page = to / kPageRows;
+    plan.own_page(index, page, static_cast<int>(std::min(kPageRows, n_left - page * kPageRows)));
+    plan.move(from, slot(to));
+  }
+  // The page in which the rows now end: a copy of it has no more lanes than stay, in place the others are wiped.
+  const int n_lanes = static_cast<int>(n_left % kPageRows);
+  if (n_lanes != 0) {
+    plan.own_page(index, end_page, n_lanes);
+    const int64_t n_lanes_before = std::min(kPageRows, bank.n_rows - end_page * kPageRows);
+    if (bank.pages[end_page] == end_before) plan.wipe(end_before, n_lanes, static_cast<int>(n_lanes_before));
+  }
+  plan.cut_pages(index, n_pages_for(n_left));
+}
+
+}  // namespace memcore

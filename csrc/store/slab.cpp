@@ -1,0 +1,198 @@
+#include "slab.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "check.h"
+
+namespace memcore {
+namespace {
+
+constexpr int64_t kLine = 64;
+constexpr int64_t kHugePage = int64_t{2} << 20;
+// A bank of a hundred rows should not cost megabytes of address space, a slab of gigabytes not thousands of chunks.
+constexpr int64_t kFirstChunkBytes = int64_t{256} << 10;
+constexpr int64_t kLastChunkBytes = int64_t{32} << 20;
+constexpr uint8_t kZeroCode = 128;
+
+constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+int64_t product(int64_t a, int64_t b) {
+  int64_t result;
+  if (__builtin_mul_overflow(a, b, &result)) throw std::bad_alloc();
+  return result;
+}
+
+// Zeroed memory from the system; on huge pages where it is large enough.
+uint8_t* map_memory(int64_t n_bytes) {
+  const int64_t slack = n_bytes >= kHugePage ? kHugePage : 0;
+  void* mapped = mmap(nullptr, n_bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  uint8_t* memory = static_cast<uint8_t*>(mapped);
+  if (slack == 0) return memory;
+  const int64_t head = round_up(reinterpret_cast<intptr_t>(memory), kHugePage) - reinterpret_cast<intptr_t>(memory);
+  if (head > 0) munmap(memory, head);
+  if (slack > head) munmap(memory + head + n_bytes, slack - head);
+  madvise(memory + head, n_bytes, MADV_HUGEPAGE);
+  return memory + head;
+}
+
+}  // namespace
+
+Slab::Slab(int64_t dim, DType dtype, int n_columns) : dim_(dim), dtype_(dtype), n_columns_(n_columns) {
+  row_bytes_ = dim * item_bytes(dtype);
+  rows_stride_ = round_up(product(row_bytes_, kPageRows), kLine);
+  block_stride_ = dim == 0 ? 0 : block_bytes(dim);
+  page_bytes_ = rows_stride_ + block_stride_ + (1 + n_columns) * kPageRows * 8;
+  first_shift_ = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, kFirstChunkBytes / page_bytes_))) - 1;
+  last_shift_ = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, kLastChunkBytes / page_bytes_))) - 1;
+}
+
+Slab::~Slab() {
+  for (const Chunk& chunk : chunks_) munmap(chunk.memory, chunk.n_bytes);
+}
+
+void Slab::add_chunk() {
+  Chunk chunk;
+  chunk.first = capacity_;
+  chunk.n_pages = std::clamp<int64_t>(capacity_, int64_t{1} << first_shift_, int64_t{1} << last_shift_);
+  if (capacity_ + chunk.n_pages > std::numeric_limits<int32_t>::max()) throw std::bad_alloc();
+
+  // Each part begins on a page of the system, so that trim can cut each.
+  const int64_t unit = sysconf(_SC_PAGESIZE);
+  const int64_t rows_bytes = round_up(product(chunk.n_pages, rows_stride_), unit);
+  const int64_t blocks_bytes = round_up(product(chunk.n_pages, block_stride_), unit);
+  const int64_t ids_bytes = round_up(chunk.n_pages * kPageRows * 8, unit);
+  const int64_t cells_bytes = round_up(product(chunk.n_pages * kPageRows * 8, n_columns_), unit);
+  chunk.n_bytes = rows_bytes + blocks_bytes + ids_bytes + cells_bytes;
+
+  const int64_t capacity = capacity_ + chunk.n_pages;
+  chunks_.reserve(chunks_.size() + 1);
+  if (static_cast<int64_t>(n_references_.size()) < capacity) n_references_.resize(capacity);
+  free_.reserve(capacity);
+  chunk.memory = map_memory(chunk.n_bytes);
+  chunk.rows = chunk.memory;
+  chunk.blocks = chunk.rows + rows_bytes;
+  chunk.ids = reinterpret_cast<int64_t*>(chunk.blocks + blocks_bytes);
+  chunk.cells = reinterpret_cast<int64_t*>(chunk.blocks + blocks_bytes + ids_bytes);
+  chunks_.push_back(chunk);
+  capacity_ = capacity;
+}
+
+void Slab::reserve(int64_t n) {
+  while (n_free_pages() + capacity_ - n_pages_ < n) add_chunk();
+}
+
+int32_t Slab::take() {
+  int32_t page;
+  if (!free_.empty()) {
+    page = free_.back();
+    free_.pop_back();
+  } else {
+    if (n_pages_ == capacity_) add_chunk();
+    page = static_cast<int32_t>(n_pages_++);
+    std::fill_n(ids(page), kPageRows, -1);
+    if (dim_ > 0) std::memset(block(page), kZeroCode, block_scale_offset(dim_));
+  }
+  n_references_[page] = 1;
+  return page;
+}
+
+void Slab::give_back(int32_t page) noexcept {
+  n_references_[page] = 0;
+  free_.push_back(page);
+}
+
+void Slab::copy_vectors(int32_t from, int32_t to, int n_lanes) const {
+  if (dim_ == 0) return;
+  std::memcpy(rows(to), rows(from), n_lanes * row_bytes_);
+  std::memcpy(block(to), block(from), block_stride_);
+  wipe_shadow(to, n_lanes, kPageRows);
+}
+
+void Slab::move_vector(int64_t from, int64_t to) const {
+  if (dim_ == 0) return;
+  std::memcpy(row(to), row(from), row_bytes_);
+  const uint8_t* source = block(page_of(from));
+  uint8_t* target = block(page_of(to));
+  const int source_lane = lane_of(from);
+  const int target_lane = lane_of(to);
+  for (int64_t offset = 0; offset < block_stride_; offset += kPageRows * 4) {
+    std::memcpy(target + offset + target_lane * 4, source + offset + source_lane * 4, 4);
+  }
+}
+
+void Slab::wipe_vectors(int32_t page, int begin_lane, int end_lane) const {
+  if (dim_ == 0) return;
+  std::memset(rows(page) + begin_lane * row_bytes_, 0, (end_lane - begin_lane) * row_bytes_);
+  wipe_shadow(page, begin_lane, end_lane);
+}
+
+void Slab::wipe_shadow(int32_t page, int begin_lane, int end_lane) const {
+  // A block is lines of 16 lanes, 4 bytes each: first the codes, then scale, error and norm.
+  uint8_t* lane = block(page) + begin_lane * 4;
+  const int64_t n_bytes = (end_lane - begin_lane) * 4;
+  const int64_t codes_end = block_scale_offset(dim_);
+  for (int64_t offset = 0; offset < codes_end; offset += kLine) std::memset(lane + offset, kZeroCode, n_bytes);
+  for (int64_t offset = codes_end; offset < block_stride_; offset += kLine) std::memset(lane + offset, 0, n_bytes);
+}
+
+void Slab::copy_cells(int32_t from, int32_t to, int n_lanes) const {
+  std::copy_n(ids(from), n_lanes, ids(to));
+  for (int column = 0; column < n_columns_; ++column) std::copy_n(cells(column, from), n_lanes, cells(column, to));
+}
+
+void Slab::move_cells(int64_t from, int64_t to) const {
+  ids(page_of(to))[lane_of(to)] = ids(page_of(from))[lane_of(from)];
+  for (int column = 0; column < n_columns_; ++column) {
+    cells(column, page_of(to))[lane_of(to)] = cells(column, page_of(from))[lane_of(from)];
+  }
+}
+
+void Slab::wipe_cells(int32_t page, int begin_lane, int end_lane) const {
+  std::fill(ids(page) + begin_lane, ids(page) + end_lane, -1);
+  for (int column = 0; column < n_columns_; ++column) {
+    std::fill(cells(column, page) + begin_lane, cells(column, page) + end_lane, 0);
+  }
+}
+
+void Slab::trim() {
+  // Pages above the highest one in use are free: forget them.
+  while (n_pages_ > 0 && n_references_[n_pages_ - 1] == 0) --n_pages_;
+  std::erase_if(free_, [this](int32_t page) { return page >= n_pages_ || n_references_[page] > 0; });
+  while (!chunks_.empty() && chunks_.back().first >= n_pages_) {
+    munmap(chunks_.back().memory, chunks_.back().n_bytes);
+    capacity_ = chunks_.back().first;
+    chunks_.pop_back();
+  }
+  if (chunks_.empty()) return;
+
+  const Chunk& last = chunks_.back();
+  const int64_t n_kept = n_pages_ - last.first;
+  const int64_t n_cut = last.n_pages - n_kept;
+  const auto cut = [&](void* part, int64_t stride) {
+    const int64_t unit = sysconf(_SC_PAGESIZE);
+    const intptr_t begin = round_up(reinterpret_cast<intptr_t>(part) + n_kept * stride, unit);
+    const intptr_t end = (reinterpret_cast<intptr_t>(part) + (n_kept + n_cut) * stride) / unit * unit;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  };
+  cut(last.rows, rows_stride_);
+  cut(last.blocks, block_stride_);
+  cut(last.ids, kPageRows * 8);
+  for (int column = 0; column < n_columns_; ++column) {
+    cut(last.cells + column * last.n_pages * kPageRows, kPageRows * 8);
+  }
+}
+
+int64_t Slab::nbytes() const {
+  return (n_pages_ - n_free_pages()) * page_bytes_ +
+         static_cast<int64_t>((n_references_.capacity() + free_.capacity()) * sizeof(int32_t) +
+                              chunks_.capacity() * sizeof(Chunk));
+}
+
+}  // namespace memcore
