@@ -132,6 +132,19 @@ int64_t Pages::n_free_pages() {
   return slab_.n_free_pages();
 }
 
+std::vector<int64_t> Pages::page_table(int64_t handle) {
+  const ReadLock hold(lock_);
+  const PageTable& pages = banks_[find_bank(banks_, {&handle, 1, 1}, 0, "page_table")].pages;
+  return std::vector<int64_t>(pages.data(), pages.data() + pages.size());
+}
+
+std::string Pages::page_content(int64_t page) {
+  const ReadLock hold(lock_);
+  MEMCORE_CHECK(page >= 0 && page < slab_.n_pages(), kInput, "page_content: page is ", page, ", should be below ",
+                slab_.n_pages());
+  return slab_.content(static_cast<int32_t>(page));
+}
+
 BankView Pages::view(int64_t handle, const char* op, int64_t position) const {
   const int32_t index = banks_.find(handle);
   MEMCORE_CHECK(index >= 0, kNotFound, op, ": handle ", handle, " (position ", position,

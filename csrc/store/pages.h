@@ -56,6 +56,10 @@ class Pages {
 
   std::vector<int64_t> dead_refs(int64_t column);
   void compact();
+
+  // For tests: the page numbers of a bank, and all bytes of a page.
+  std::vector<int64_t> page_table(int64_t handle);
+  std::string page_content(int64_t page);
   int64_t nbytes();
   int64_t n_pages();
   int64_t n_free_pages();

@@ -74,6 +74,7 @@ void Pages::get(const Int64View& handles, const Int64View& ids, int64_t n, bool 
       if (vectors != nullptr && found[i]) std::memcpy(vectors + i * row_bytes, slab_.row(slots[i]), row_bytes);
       if (vectors != nullptr && !found[i]) std::memset(vectors + i * row_bytes, 0, row_bytes);
       for (int column = 0; column < static_cast<int>(cells.size()); ++column) {
+        if (cells[column] == nullptr) continue;
         cells[column][i] = found[i] ? slab_.cells(column, page_of(slots[i]))[lane_of(slots[i])]
                                     : null_cell(kinds_[column]);
       }

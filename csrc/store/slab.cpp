@@ -97,7 +97,7 @@ int32_t Slab::take() {
     if (n_pages_ == capacity_) add_chunk();
     page = static_cast<int32_t>(n_pages_++);
     std::fill_n(ids(page), kPageRows, -1);
-    if (dim_ > 0) std::memset(block(page), kZeroCode, block_scale_offset(dim_));
+    if (dim_ > 0) std::memset(block(page), kZeroCode, block_codes_bytes(dim_));
   }
   n_references_[page] = 1;
   return page;
@@ -137,7 +137,7 @@ void Slab::wipe_shadow(int32_t page, int begin_lane, int end_lane) const {
   // A block is lines of 16 lanes, 4 bytes each: first the codes, then scale, error and norm.
   uint8_t* lane = block(page) + begin_lane * 4;
   const int64_t n_bytes = (end_lane - begin_lane) * 4;
-  const int64_t codes_end = block_scale_offset(dim_);
+  const int64_t codes_end = block_codes_bytes(dim_);
   for (int64_t offset = 0; offset < codes_end; offset += kLine) std::memset(lane + offset, kZeroCode, n_bytes);
   for (int64_t offset = codes_end; offset < block_stride_; offset += kLine) std::memset(lane + offset, 0, n_bytes);
 }
@@ -187,6 +187,16 @@ void Slab::trim() {
   for (int column = 0; column < n_columns_; ++column) {
     cut(last.cells + column * last.n_pages * kPageRows, kPageRows * 8);
   }
+}
+
+std::string Slab::content(int32_t page) const {
+  std::string bytes;
+  const auto append = [&](const void* part, int64_t n) { bytes.append(static_cast<const char*>(part), n); };
+  append(rows(page), kPageRows * row_bytes_);
+  append(block(page), block_stride_);
+  append(ids(page), kPageRows * 8);
+  for (int column = 0; column < n_columns_; ++column) append(cells(column, page), kPageRows * 8);
+  return bytes;
 }
 
 int64_t Slab::nbytes() const {

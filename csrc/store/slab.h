@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "dtype.h"
@@ -89,6 +90,9 @@ class Slab {
 
   // Gives the memory above the highest page in use back to the system. Free pages stay usable.
   void trim();
+
+  // All bytes of a page: rows, block, ids, cells.
+  std::string content(int32_t page) const;
 
   int64_t page_bytes() const { return page_bytes_; }
   int64_t n_pages() const { return n_pages_; }
