@@ -29,8 +29,8 @@ def _search_reference(
     sound = reference.squares(reference.widen(queries)) <= reference.MAX_SQUARE
     if not sound.all():
         raise InputError(
-            f"search: queries has NaN, Inf or a norm above 1e18 in row {sound.argmin()}, "
-            "should be finite"
+            f"search: queries row {sound.argmin()} is not finite or too large, "
+            "should be finite with a squared norm of at most 1e36"
         )
     if offsets is None:
         hits = reference.search(queries, keys, k, **named)

@@ -33,7 +33,7 @@ def widths(op: str, k: Any, n_queries: int) -> tuple[Any, int]:
     elif each.shape != (n_queries,):
         raise ShapeError(f"{op}: k has shape {each.shape}, should be ({n_queries},), one per query")
     else:
-        width, result = int(each.max(initial=0)), np.ascontiguousarray(each)
+        width, result = int(each.max(initial=0)), _plain(each)
     if each.size and each.min() < 0:
         raise InputError(f"{op}: k is {each.min()}, should be at least 0")
     return result, width
@@ -69,7 +69,7 @@ def candidates(op: str, candidates: Any, n_queries: int, n_keys: int) -> NDArray
         raise InputError(
             f"{op}: candidates{list(place)} is {named[place]}, should be -1 or below {n_keys}"
         )
-    return named
+    return _plain(named)
 
 
 def weights(op: str, name: str, values: Any, n_keys: int) -> NDArray[np.float32]:
@@ -77,7 +77,7 @@ def weights(op: str, name: str, values: Any, n_keys: int) -> NDArray[np.float32]
     each = arrays.floats(op, name, values)
     if each.shape != (n_keys,):
         raise ShapeError(f"{op}: {name} has shape {each.shape}, should be ({n_keys},), one per key")
-    return np.ascontiguousarray(each)
+    return _plain(each)
 
 
 def bound(op: str, name: str, value: Any) -> float:
@@ -96,7 +96,7 @@ def segmentation(
     op: str, offsets: Any, segments: Any, n_queries: int, n_keys: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Offsets that rise within the keys, and the segment of each query."""
-    bounds = np.ascontiguousarray(arrays.ints(op, "offsets", offsets))
+    bounds = _plain(arrays.ints(op, "offsets", offsets))
     if bounds.ndim != 1 or len(bounds) == 0:
         raise ShapeError(f"{op}: offsets has shape {bounds.shape}, should be (n_segments + 1,)")
     falls = np.flatnonzero(np.diff(bounds) < 0)
@@ -113,7 +113,7 @@ def segmentation(
                 f"{op}: queries has {n_queries} rows, should have {n_segments}, one per segment"
             )
         return bounds, np.arange(n_queries)
-    asked = np.ascontiguousarray(arrays.ints(op, "segments", segments))
+    asked = _plain(arrays.ints(op, "segments", segments))
     if asked.shape != (n_queries,):
         raise ShapeError(
             f"{op}: segments has shape {asked.shape}, should be ({n_queries},), one per query"
@@ -124,6 +124,11 @@ def segmentation(
             f"{op}: segments[{place}] is {asked[place]}, should be from 0 to {n_segments - 1}"
         )
     return bounds, asked
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """The array itself if it is contiguous and aligned, which engines ask of small arguments."""
+    return np.require(array, requirements=["C", "A"])
 
 
 def _check_memory(op: str, n_hits: int, width: int) -> None:

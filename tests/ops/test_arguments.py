@@ -6,6 +6,7 @@ import pytest
 import memcore
 from cases import normal
 from compare import assert_hits
+from containers import unaligned
 from memcore import reference
 
 QUERIES = np.ones((2, 4), np.float32)
@@ -67,9 +68,9 @@ def test_the_first_bad_query_is_named(backend, bad, row, rng):
     queries = normal(rng, 100, 4)
     queries[row, 2] = bad
     queries[99, 1] = bad
-    with pytest.raises(memcore.InputError, match=f"^search: queries has .* in row {row}, should"):
+    with pytest.raises(memcore.InputError, match=f"^search: queries row {row} is not finite"):
         memcore.search(queries, KEYS, backend=backend)
-    with pytest.raises(memcore.InputError, match=f"in row {row}, should"):
+    with pytest.raises(memcore.InputError, match=f"queries row {row} is not"):
         memcore.search(queries, KEYS[:0], backend=backend)
 
 
@@ -150,7 +151,15 @@ def test_every_type_of_a_mask_and_of_candidates(backend, rng):
         assert_hits(memcore.search(queries, keys, 9, mask=form, backend=backend), expected)
     named = rng.integers(-1, 40, (3, 12))
     expected = reference.search(queries, keys, 9, candidates=named)
-    forms = (named, named.astype(np.int8), named.tolist(), torch.tensor(named), named[:, ::-1])
+    forms = (
+        named,
+        named.astype(np.int8),
+        named.tolist(),
+        torch.tensor(named),
+        named[:, ::-1],
+        unaligned(named),
+        np.asfortranarray(named),
+    )
     for form in forms:
         assert_hits(memcore.search(queries, keys, 9, candidates=form, backend=backend), expected)
 
@@ -162,7 +171,13 @@ def test_every_type_of_scale_and_bias(backend, rng):
     expected = reference.search(queries, keys, scale=weights, bias=weights)
     every_second = np.repeat(weights, 2)[::2]
     tensors = torch.tensor(weights), torch.tensor(weights).bfloat16()
-    for form in (weights.astype(np.float64), weights.tolist(), every_second, *tensors):
+    for form in (
+        weights.astype(np.float64),
+        weights.tolist(),
+        every_second,
+        unaligned(weights),
+        *tensors,
+    ):
         hits = memcore.search(queries, keys, scale=form, bias=form, backend=backend)
         assert_hits(hits, expected)
 
