@@ -232,7 +232,7 @@ def halves_of_a_step(rng):
     steps = rng.integers(0, 100, (800, 64)) + 0.5 + rng.uniform(-1e-3, 1e-3, (800, 64))
     keys = (signs[rng.integers(0, 4, 800)] * steps).astype(np.float32)
     keys[:, 0] = 127
-    queries = signs * (rng.integers(20, 60, (4, 64)) + np.float32(0.5))
+    queries = (signs * (rng.integers(20, 60, (4, 64)) + 0.5)).astype(np.float32)
     queries[:, 1] = 127
     return Case(queries, keys, 20)
 
