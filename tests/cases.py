@@ -339,6 +339,31 @@ def scaled_and_biased_without_bounds(rng):
 
 
 @case
+def few_of_many_weights_without_bounds(rng):
+    """Weights that are not finite, where a threshold matters: none may raise it wrongly."""
+    whole = scaled_and_biased_without_bounds(rng)
+    n = 2000
+    scale = rng.choice(np.array([1, -1, 2, np.inf, -np.inf, np.nan, 0], np.float32), n)
+    bias = rng.choice(np.array([0, 1, 5, np.inf, -np.inf, np.nan, 3e38], np.float32), n)
+    scale[: n // 2], bias[n // 4 : 3 * n // 4] = 1, 0
+    return Case(whole.queries, normal(rng, n, 40), 5, {"scale": scale, "bias": bias})
+
+
+@case
+def many_biases_that_are_nan(rng):
+    bias = np.full(3000, np.nan, np.float32)
+    bias[rng.choice(3000, 8, replace=False)] = 0
+    return Case(normal(rng, 6, 20), normal(rng, 3000, 20), 10, {"bias": bias})
+
+
+@case
+def scales_that_overflow(rng):
+    """Scores of 3e38 and infinity, of both signs, by the hundred."""
+    scale = rng.choice(np.array([1e38, -1e38, 3e37, 1], np.float32), 1500)
+    return Case(normal(rng, 6, 20), normal(rng, 1500, 20), 12, {"scale": scale})
+
+
+@case
 def bounded(rng):
     options = {"min_score": -3.0, "max_score": 5.0}
     return Case(normal(rng, 6, 40), normal(rng, 500, 40), 60, options)
