@@ -55,6 +55,27 @@ def vectors(op: str, name: str, array: Any) -> tuple[NDArray[Any], str]:
         return view.astype(np.float32), "float32"
 
 
+def rows(op: str, name: str, array: Any, dtype: str) -> NDArray[Any]:
+    """Any array of numbers as rows for a store of a dtype, which native code rounds to that dtype.
+
+    As `vectors`, but what is converted here (float64, integers) is rounded once to the store's own
+    dtype; and uint16 is bfloat16 where the store is.
+    """
+    if array.__class__ is np.ndarray and array.dtype is _FLOAT32:
+        return array
+    view, is_bfloat16 = _host(op, name, array)
+    if is_bfloat16 or (dtype == "bfloat16" and view.dtype == np.uint16):
+        return view
+    if view.dtype in (np.float32, np.float16):
+        return view
+    if view.dtype.kind not in "biuf":
+        raise DtypeError(f"{op}: {name} has dtype {view.dtype}, should be a float of 16 or 32 bits")
+    with np.errstate(over="ignore"):
+        if dtype == "bfloat16":
+            return _to_bfloat16(view.astype(np.float64))
+        return view.astype(dtype)
+
+
 def floats(op: str, name: str, array: Any) -> NDArray[np.float32]:
     """Any array of numbers as float32: as `vectors`, with float16, bfloat16 and int8 widened."""
     view, dtype = vectors(op, name, array)
@@ -84,10 +105,14 @@ def bools(op: str, name: str, array: Any) -> NDArray[np.bool_]:
     return view.astype(np.bool_, copy=False)
 
 
-def like(array: Any, result: NDArray[Any]) -> Any:
+def like(array: Any, result: NDArray[Any], *, is_bfloat16: bool = False) -> Any:
     """A result in the library of the array that was asked with, without a copy."""
     torch = _torch_of(array)
-    return result if torch is None else torch.from_numpy(result)
+    if torch is None:
+        return result
+    if is_bfloat16:
+        return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(result)
 
 
 def place(array: Any) -> str:
@@ -155,6 +180,17 @@ def _from_object(op: str, name: str, array: Any) -> NDArray[Any]:
         return np.asarray(array)
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
         raise DtypeError(f"{op}: {name} is not an array of numbers: {error}") from error
+
+
+def _to_bfloat16(numbers: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """float64 as the bits of bfloat16, rounded once, to nearest even."""
+    near = numbers.astype(np.float32)
+    bits = near.view(np.uint32)
+    # Rounded to odd on the way: toward zero, with the last bit set where anything was lost.
+    wide = near.astype(np.float64)
+    bits = (bits - (np.abs(wide) > np.abs(numbers))) | (wide != numbers)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(numbers), 0x7FC0, rounded).astype(np.uint16)
 
 
 def _dtype_name(array: Any, view: NDArray[Any]) -> Any:

@@ -1,0 +1,7 @@
+"""Banks of rows: `Arena` holds many, `Bank` is one."""
+
+from memcore.bank.arena import Arena
+from memcore.bank.bank import Bank
+from memcore.bank.mark import Mark, Rows
+
+__all__ = ["Arena", "Bank", "Mark", "Rows"]

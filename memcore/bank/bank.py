@@ -1,0 +1,442 @@
+"""Bank: an arena of one, with the same verbs less the handles, and text through an embedder."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore import arrays
+from memcore.bank.arena import Arena
+from memcore.bank.fields import infer
+from memcore.bank.mark import Mark, Rows
+from memcore.errors import DtypeError, InputError, ShapeError
+from memcore.hits import Hits
+
+_FLOAT32 = np.dtype(np.float32)
+_INT64 = np.dtype(np.int64)
+_INF = float("inf")
+_MAX_PLAIN_K = 1 << 12
+
+Ints = NDArray[np.int64]
+Embed = Callable[[list[str]], Any]
+
+
+class Bank:
+    """Rows of vectors with payloads and fields, searched exactly.
+
+    What is not given at construction, `dim` or `fields`, is fixed by the first add of at least one
+    row; a search before it finds nothing. Forks share pages, payloads and the embedder; each is
+    a Bank of its own, and gives its rows up when it is collected.
+
+    A call that raises has changed nothing. Threads may call at any time.
+
+    Example:
+        >>> import memcore, numpy as np
+        >>> bank = memcore.Bank()
+        >>> bank.add(np.eye(3, dtype=np.float32), payloads=["x", "y", "z"], fields={"t": [1, 2, 3]})
+        array([0, 1, 2])
+        >>> hits = bank.search([0.9, 0.4, 0.1], k=2, where={"t": {"gte": 2}})
+        >>> hits.ids, bank.rows(hits)
+        (array([[1, 2]]), [['y', 'z']])
+        >>> other = bank.fork()
+        >>> other.delete([1])
+        array([ True])
+        >>> len(bank), len(other), 1 in other
+        (3, 2, False)
+    """
+
+    def __init__(
+        self,
+        dim: int | None = None,
+        *,
+        metric: str = "cosine",
+        dtype: str = "float32",
+        fields: Mapping[str, Any] | None = None,
+        embed: Embed | None = None,
+    ) -> None:
+        """Make an empty bank.
+
+        Args:
+            dim: components of a vector. Without it the first add tells; rows added without vectors
+                make it a bank without vectors.
+            metric: "cosine", "dot" or "l2" (minus the squared distance).
+            dtype: what rows are stored as: "float32", "float16" or "bfloat16".
+            fields: the kind of each field by name, as for `Arena`; {} for none. Without it the
+                first add tells.
+            embed: turns a list of n str into n vectors, (n, dim); then texts are taken by `add`,
+                `update` and `search`.
+        """
+        self.embed = embed
+        self._dim = dim
+        self._fields = fields
+        self._is_open = dim is None or fields is None
+        self._first_add = Lock()
+        # While the bank is open, this arena only stands for an empty bank.
+        arena = Arena(dim, metric=metric, dtype=dtype, fields=fields)
+        self._adopt(arena, arena.new(1))
+        self._opening: tuple[Arena, Ints] | None = self._place
+
+    @property
+    def dim(self) -> int | None:
+        """Components of a vector; None while not known, or where rows have no vectors."""
+        return self._place[0].dim
+
+    @property
+    def metric(self) -> str:
+        """The metric given at construction."""
+        return self._place[0].metric
+
+    @property
+    def dtype(self) -> str:
+        """What rows are stored as."""
+        return self._place[0].dtype
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The kind of each field by name."""
+        return self._place[0].fields
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pages in use, those of forks and snapshots too."""
+        return self._place[0].nbytes
+
+    def add(
+        self,
+        vectors: Any = None,
+        *,
+        texts: Any = None,
+        ids: Any = None,
+        fields: Mapping[str, Any] | None = None,
+        payloads: Any = None,
+    ) -> Any:
+        """Add rows.
+
+        Args:
+            vectors: (n, dim) numbers, or (dim,) for one row; finite, with norms up to 1e18.
+            texts: n str, or one, to embed in the place of vectors. They are the payloads too, if no
+                others are given.
+            ids: (n,) ids of your choice, from 0, not in use; without it the bank counts on.
+            fields: n values by field name. None is null, as is a field not given.
+            payloads: n objects of any kind, held by reference for as long as a row has them.
+
+        Returns:
+            (n,) int64 ids, in the library of vectors.
+
+        Raises:
+            ShapeError: shapes that do not fit each other, or dim.
+            DtypeError: vectors that are no numbers, values that are not of their field's kind.
+            InputError: a vector with NaN, Inf or a norm above 1e18 (the first such row is named);
+                an id that is in use, repeated or negative; an unknown field.
+        """
+        # The plain call pays for nothing that it does not use.
+        if (
+            vectors.__class__ is np.ndarray
+            and vectors.dtype is _FLOAT32
+            and texts is None
+            and ids is None
+            and fields is None
+            and payloads is None
+            and not self._is_open
+            and vectors.ndim <= 2
+            and self._has_vectors
+        ):
+            rows = vectors if vectors.ndim == 2 else vectors[None]
+            return self._pages.add(self._handle, None, rows, self._no_cells)
+        if texts is not None:
+            if vectors is not None:
+                raise InputError("add: vectors and texts are given, should be one of them")
+            texts = _texts("add", texts)
+            vectors = self._embedded("add", texts)
+            payloads = texts if payloads is None else payloads
+        given = {"ids": ids, "fields": fields, "payloads": payloads}
+        if self._is_open:
+            return self._add_first(vectors, given)
+        arena, handle = self._place
+        return arena.add(handle, vectors, **given)
+
+    def update(
+        self,
+        ids: Any,
+        vectors: Any = None,
+        *,
+        texts: Any = None,
+        fields: Mapping[str, Any] | None = None,
+        payloads: Any = None,
+        missing: str = "raise",
+    ) -> Any:
+        """Change rows; what is not given stays.
+
+        Args:
+            ids: (n,) ids, or one; a row may be named once.
+            vectors: (n, dim), as for `add`.
+            texts: n str, or one, to embed in the place of vectors; the payloads too, if no others
+                are given.
+            fields: n values by field name; None sets null.
+            payloads: n objects; None takes a row's payload away.
+            missing: "raise", or "skip" to leave out ids that are not there.
+
+        Returns:
+            (n,) bool: which rows were found.
+
+        Raises:
+            NotFoundError: an id that is not in the bank, unless skipped; the first is named.
+            InputError: a row that is named twice. All else as `add` does.
+        """
+        if texts is not None:
+            if vectors is not None:
+                raise InputError("update: vectors and texts are given, should be one of them")
+            texts = _texts("update", texts)
+            vectors = self._embedded("update", texts)
+            payloads = texts if payloads is None else payloads
+        arena, handle = self._place
+        return arena.update(handle, ids, vectors, fields=fields, payloads=payloads, missing=missing)
+
+    def delete(self, ids: Any, *, missing: str = "raise") -> Any:
+        """Delete rows; as `Arena.delete`, (n,) bool."""
+        arena, handle = self._place
+        return arena.delete(handle, ids, missing=missing)
+
+    def get(self, ids: Any, *, missing: str = "raise") -> Rows:
+        """Read rows; as `Arena.get`."""
+        arena, handle = self._place
+        return arena.get(handle, ids, missing=missing)
+
+    def rows(self, hits: Hits) -> list[Any]:
+        """The payloads of hits (n_queries, k), as lists of lists; None where padded.
+
+        Raises:
+            NotFoundError: a row that has gone since.
+        """
+        arena, handle = self._place
+        return arena.rows(handle, hits)
+
+    def contains(self, ids: Any) -> Any:
+        """Which ids are in the bank: (n,) bool."""
+        arena, handle = self._place
+        return arena.contains(handle, ids)
+
+    def count(self) -> int:
+        """The number of rows."""
+        arena, handle = self._place
+        return int(arena.count(handle)[0])
+
+    def ids(self) -> Any:
+        """All ids, ascending: (n,) int64."""
+        arena, handle = self._place
+        return arena.ids(handle)
+
+    def search(
+        self,
+        queries: Any,
+        k: Any = 10,
+        *,
+        where: Any = None,
+        candidates: Any = None,
+        scale: str | None = None,
+        bias: str | None = None,
+        min_score: float | None = None,
+        max_score: float | None = None,
+        backend: str | None = None,
+    ) -> Hits:
+        """Find the k best rows of each query, exactly.
+
+        Args:
+            queries: (n_queries, dim) numbers, or (dim,) for one query; or, with an embedder, one
+                str or a list of them.
+            k: an int, or (n_queries,) ints (the width is the largest).
+            where: a condition that rows must meet, or a list of one per query, as for
+                `Arena.search`.
+            candidates: (n_queries, m) ids that a query may find; -1 pads.
+            scale: the name of a numeric field, as for `Arena.search`.
+            bias: likewise.
+            min_score: lowest final score to return, rounded to float32.
+            max_score: highest final score to return, rounded to float32.
+            backend: "cpu": pages are searched by the compiled engine alone.
+
+        Returns:
+            Hits of shape (n_queries, k), in the library of queries: best first, equal scores by the
+            smaller id; then -inf and -1 where fewer were found. `rows` gives their payloads.
+
+        Raises:
+            ShapeError: shapes that do not fit each other, or dim.
+            InputError: a query with NaN, Inf or a norm above 1e18; a negative k; an unknown field
+                or operator.
+            DtypeError: a value that its field's kind is not compared with; text without an
+                embedder.
+        """
+        # The plain call pays for nothing that it does not use.
+        if (
+            queries.__class__ is np.ndarray
+            and k.__class__ is int
+            and 0 <= k <= _MAX_PLAIN_K
+            and queries.dtype is _FLOAT32
+            and where is None
+            and candidates is None
+            and scale is None
+            and bias is None
+            and min_score is None
+            and max_score is None
+            and backend is None
+            and not self._is_open
+            and queries.ndim <= 2
+            and self._has_vectors
+        ):
+            if queries.ndim == 1:
+                queries = queries[None]
+            shape = (len(queries), k)
+            scores = np.empty(shape, _FLOAT32)
+            ids = np.empty(shape, _INT64)
+            self._pages.search(
+                self._handle, queries, k, None, None, None, None, None, -_INF, _INF, None, scores,
+                ids,
+            )  # fmt: skip
+            return tuple.__new__(Hits, (scores, ids))
+        if _is_text(queries):
+            queries = self._embedded("search", _texts("search", queries))
+        options = {
+            "where": where,
+            "candidates": candidates,
+            "scale": scale,
+            "bias": bias,
+            "min_score": min_score,
+            "max_score": max_score,
+            "backend": backend,
+        }
+        if self._is_open:
+            return self._search_nothing(queries, k, options)
+        arena, handle = self._place
+        return arena.search(handle, queries, k, **options)
+
+    def score(self, queries: Any, ids: Any) -> Any:
+        """The canonical scores of named rows; as `Arena.score`, (n_queries, m) float32."""
+        if _is_text(queries):
+            queries = self._embedded("score", _texts("score", queries))
+        arena, handle = self._place
+        return arena.score(handle, queries, ids)
+
+    def fork(self) -> "Bank":
+        """A bank with the same rows, ids, fields, payloads and counter, independent from then on.
+
+        Cost:
+            Page-table entries, one for each 16 rows; no rows.
+        """
+        fork = object.__new__(Bank)
+        fork.embed = self.embed
+        fork._dim, fork._fields, fork._is_open = self._dim, self._fields, self._is_open
+        fork._first_add = Lock()
+        arena, handle = self._place
+        fork._adopt(arena, arena.fork(handle, 1).reshape(-1))
+        fork._opening = fork._place if fork._is_open else None
+        return fork
+
+    __copy__ = fork
+
+    def snapshot(self) -> Mark:
+        """Remember the bank as it is, for `rollback`. Costs what `fork` does."""
+        arena, handle = self._place
+        return arena.snapshot(handle)
+
+    def rollback(self, mark: Mark) -> None:
+        """Put the bank back to what it was at a mark of its own; the mark stays.
+
+        Raises:
+            InputError: a mark of another bank, or one that was released.
+        """
+        arena, handle = self._place
+        if self._opening not in (None, self._place) and mark.is_of(self._opening[0]):
+            # Marked before the first add: the bank was empty then.
+            mark.copies_of(*self._opening)
+            mark = Mark(arena, handle, arena.new(1))
+        arena.rollback(handle, mark)
+
+    def drop(self) -> None:
+        """Give up the rows now; the bank can be used no more. Twice is harmless."""
+        self._finalizer()
+
+    def compact(self) -> None:
+        """Give the memory of free pages back to the system."""
+        self._place[0].compact()
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __iter__(self) -> Iterator[int]:
+        """The ids, ascending."""
+        return iter(self.ids().tolist())
+
+    def __contains__(self, row_id: Any) -> bool:
+        return bool(self.contains(row_id).all())
+
+    def _adopt(self, arena: Arena, handle: Ints) -> None:
+        """Make a bank of an arena ours, to be dropped when we are collected."""
+        self._pages, self._no_cells, self._handle = arena._pages, arena._no_cells, handle
+        self._has_vectors = arena.dim is not None
+        self._place = arena, handle
+        self._finalizer = weakref.finalize(self, arena.drop, handle)
+        self._finalizer.atexit = False
+
+    def _add_first(self, vectors: Any, given: dict[str, Any]) -> Any:
+        """Add to a bank whose dim or fields are not known yet."""
+        dim, fields = self._dim, self._fields
+        if dim is None and vectors is not None:
+            shape = arrays.vectors("add", "vectors", vectors)[0].shape
+            dim = shape[-1] if shape else None
+        if fields is None:
+            fields = infer("add", given["fields"] or {})
+        arena = Arena(dim, metric=self.metric, dtype=self.dtype, fields=fields)
+        handle = arena.new(1)
+        ids = arena.add(handle, vectors, **given)
+        if not ids.shape[0]:
+            return ids
+        with self._first_add:
+            if self._is_open:
+                # Readers of the empty bank may still be under way: it stays as long as we do.
+                self._adopt(arena, handle)
+                self._is_open = False
+                return ids
+        # Another thread was first.
+        arena, handle = self._place
+        return arena.add(handle, vectors, **given)
+
+    def _search_nothing(self, queries: Any, k: Any, options: dict[str, Any]) -> Hits:
+        """Search a bank whose fields are not known yet: whatever they are, no row has them."""
+        options = {**options, "where": None, "scale": None, "bias": None}
+        arena, handle = self._place
+        if arena.dim is None:
+            shape = arrays.vectors("search", "queries", queries)[0].shape
+            arena = Arena(shape[-1] if shape else 1)
+            handle = arena.new(1)
+        return arena.search(handle, queries, k, **options)
+
+    def _embedded(self, op: str, texts: list[str]) -> NDArray[np.float32]:
+        """The vectors of texts, (n, dim)."""
+        if self.embed is None:
+            raise DtypeError(f"{op}: text is given, should come with Bank(embed=…)")
+        if not texts:
+            return np.empty((0, self.dim or 1), np.float32)
+        vectors = arrays.floats(op, "embed(texts)", self.embed(texts))
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ShapeError(
+                f"{op}: embed(texts) has shape {vectors.shape}, should be ({len(texts)}, dim)"
+            )
+        return vectors
+
+    def __repr__(self) -> str:
+        return f"Bank(dim={self.dim}, metric={self.metric!r}, dtype={self.dtype!r})"
+
+
+def _is_text(queries: Any) -> bool:
+    if isinstance(queries, (list, tuple)) and queries:
+        return isinstance(queries[0], str)
+    return isinstance(queries, str)
+
+
+def _texts(op: str, texts: Any) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+        raise DtypeError(f"{op}: texts is {texts!r:.40}, should be a str or a list of str")
+    return list(texts)

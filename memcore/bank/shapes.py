@@ -1,0 +1,87 @@
+"""How the arguments of a bank's verbs line up: handles, ids, rows and queries of one shape.
+
+Every function takes the op's verb for its errors and gives back what native code reads.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore import arrays
+from memcore.errors import DtypeError, InputError, ShapeError
+
+Ints = NDArray[np.int64]
+Shape = tuple[int, ...]
+
+
+def handles(op: str, banks: Any) -> Ints:
+    """Handles as given: (…,) int64."""
+    return arrays.ints(op, "banks", banks)
+
+
+def ids(op: str, given: Any) -> tuple[Ints, Shape]:
+    """Ids flat, and their shape; a single number is a row of one."""
+    named = arrays.ints(op, "ids", given)
+    return named.reshape(-1), named.shape or (1,)
+
+
+def fit(op: str, banks: Ints, shape: Shape, name: str) -> Ints:
+    """Handles of a shape, or the one that stands for all, flat: (n,) or (1,)."""
+    if banks.shape != shape and banks.size != 1:
+        raise ShapeError(
+            f"{op}: banks has shape {banks.shape}, should be {shape} as {name} has, or one handle"
+        )
+    return banks.reshape(-1)
+
+
+def lead(op: str, name: str, vectors: NDArray[Any]) -> tuple[NDArray[Any], Shape]:
+    """Vectors (…, dim) as (n, dim), and the shape before dim; (dim,) is one row."""
+    if vectors.ndim == 2:
+        return vectors, vectors.shape[:1]
+    if vectors.ndim == 0:
+        raise ShapeError(f"{op}: {name} is one number, should be (…, dim)")
+    shape = vectors.shape[:-1] or (1,)
+    return vectors.reshape(math.prod(shape), vectors.shape[-1]), shape
+
+
+def per_row(op: str, name: str, given: Any, shape: Shape) -> Ints:
+    """Ids of rows of a shape, flat."""
+    named = arrays.ints(op, name, given)
+    if named.shape != shape and (named.shape or (1,)) != shape:
+        raise ShapeError(f"{op}: {name} has shape {named.shape}, should be {shape}")
+    return named.reshape(-1)
+
+
+def candidates(op: str, name: str, given: Any, shape: Shape) -> Ints:
+    """Ids (…, m) of rows that each query of a shape may find, as (n, m); -1 pads."""
+    named = arrays.ints(op, name, given)
+    if named.ndim == 1 and shape == (1,):
+        named = named[None]
+    if named.ndim != len(shape) + 1 or named.shape[:-1] != shape:
+        raise ShapeError(
+            f"{op}: {name} has shape {named.shape}, should be {(*shape, 'm')} with any m".replace(
+                "'", ""
+            )
+        )
+    if named.size and named.min() < -1:
+        place = tuple(int(i) for i in np.argwhere(named < -1)[0])
+        raise InputError(f"{op}: {name}{list(place)} is {named[place]}, should be at least -1")
+    return named.reshape(math.prod(shape), named.shape[-1])
+
+
+def size(op: str, n: Any) -> int:
+    """A number of banks."""
+    if isinstance(n, (bool, np.bool_)) or not isinstance(n, (int, np.integer)):
+        raise DtypeError(f"{op}: n is {n!r}, should be an int")
+    if n < 0:
+        raise InputError(f"{op}: n is {n}, should be at least 0")
+    return int(n)
+
+
+def is_skip(op: str, missing: Any) -> bool:
+    """Whether ids that are not there are left out."""
+    if missing not in ("raise", "skip"):
+        raise InputError(f"{op}: missing is {missing!r}, should be 'raise' or 'skip'")
+    return bool(missing == "skip")
