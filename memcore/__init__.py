@@ -3,6 +3,7 @@
 from typing import Any
 
 from memcore.backends import explain, isa, isas, set_isa, set_threads, threads
+from memcore.bank import Arena, Bank, Mark, Rows
 from memcore.errors import (
     BackendError,
     DtypeError,
@@ -16,11 +17,15 @@ from memcore.ops.search import search, search_ragged
 from memcore.ops.topk import topk
 
 __all__ = [
+    "Arena",
     "BackendError",
+    "Bank",
     "DtypeError",
     "Hits",
     "InputError",
+    "Mark",
     "NotFoundError",
+    "Rows",
     "ShapeError",
     "StoreError",
     "explain",
