@@ -85,11 +85,12 @@ class DictBank:
 
     def __init__(self):
         self.rows = {}
+        self.used = set()
         self.counter = 0
 
     def copy(self):
         bank = DictBank()
-        bank.rows, bank.counter = dict(self.rows), self.counter
+        bank.rows, bank.used, bank.counter = dict(self.rows), set(self.used), self.counter
         return bank
 
 
@@ -133,6 +134,7 @@ class World:
         for i, (owner, row) in enumerate(zip(owners, named, strict=True)):
             values = dict.fromkeys(FIELDS) | ({} if fields is None else fields[i])
             owner.rows[row] = (places[i], values, labels[i])
+            owner.used.add(row)
             owner.counter = max(owner.counter, row + 1)
 
     def _named(self, owners, ids):
@@ -140,7 +142,7 @@ class World:
         named, taken, counters = [], set(), {}
         for i, owner in enumerate(owners):
             row = counters.get(owner, owner.counter) if ids is None else ids[i]
-            if row in owner.rows or (owner, row) in taken or row < 0:
+            if row in owner.used or (owner, row) in taken or row < 0:
                 return None
             taken.add((owner, row))
             counters[owner] = max(counters.get(owner, owner.counter), row + 1)
@@ -285,11 +287,13 @@ class World:
 
     def rollback(self, mark, handles):
         mark, copies = self.marks[mark]
+        refusals = []
         if len(set(handles)) < len(handles) or any(handle not in copies for handle in handles):
-            with pytest.raises(InputError):
-                self.arena.rollback(handles, mark)
-        elif any(handle not in self.banks for handle in handles):
-            with pytest.raises(NotFoundError):
+            refusals.append(InputError)
+        if any(handle not in self.banks for handle in handles):
+            refusals.append(NotFoundError)
+        if refusals:
+            with pytest.raises(tuple(refusals)):
                 self.arena.rollback(handles, mark)
         else:
             self.arena.rollback(handles, mark)

@@ -105,7 +105,7 @@ def add(world, source):
     if chance(source, 2):
         handles = [bank(world, source)] * n
     places = [source.below(len(POOL)) for _ in range(n)]
-    ids = [source.below(40) for _ in range(n)] if chance(source, 4) else None
+    ids = [source.below(150) for _ in range(n)] if chance(source, 4) else None
     payloads = distinct(source, range(n), 4) if n else []
     world.add(handles, places, ids, values(source, n) if n else None, payloads)
 

@@ -129,7 +129,7 @@ class Arena:
             banks: (…,) handles, one per row; may repeat. Or one for all rows.
             vectors: (…, dim) numbers, or (dim,) for one row; finite, with norms up to 1e18. Rounded
                 once to the arena's dtype. None where rows have no vectors.
-            ids: (…,) ids of your choice, from 0, not in use; without it each bank counts on.
+            ids: (…,) ids of your choice, from 0, never used in the bank; without them it counts on.
             fields: values by field name, nested sequences or arrays of the rows' shape. None is
                 null, as is a field not given.
             payloads: any objects, as a sequence of the rows' shape. They are held by reference, for
@@ -142,7 +142,7 @@ class Arena:
             ShapeError: shapes that do not fit each other, or dim.
             DtypeError: vectors that are no numbers, values that are not of their field's kind.
             InputError: a vector with NaN, Inf or a norm above 1e18 (the first such row is named);
-                an id that is in use, repeated or negative; an unknown field.
+                an id that was used before, repeated or negative; an unknown field.
             NotFoundError: a handle that names no bank.
         """
         handles = shapes.handles("add", banks)

@@ -119,7 +119,7 @@ class Bank:
             vectors: (n, dim) numbers, or (dim,) for one row; finite, with norms up to 1e18.
             texts: n str, or one, to embed in the place of vectors. They are the payloads too, if no
                 others are given.
-            ids: (n,) ids of your choice, from 0, not in use; without it the bank counts on.
+            ids: (n,) ids of your choice, from 0, never used; without them the bank counts on.
             fields: n values by field name. None is null, as is a field not given.
             payloads: n objects of any kind, held by reference for as long as a row has them.
 
@@ -130,7 +130,7 @@ class Bank:
             ShapeError: shapes that do not fit each other, or dim.
             DtypeError: vectors that are no numbers, values that are not of their field's kind.
             InputError: a vector with NaN, Inf or a norm above 1e18 (the first such row is named);
-                an id that is in use, repeated or negative; an unknown field.
+                an id that was used before, repeated or negative; an unknown field.
         """
         # The plain call pays for nothing that it does not use.
         if (
