@@ -225,6 +225,57 @@ def keys_that_overflow(rng):
     return Case(normal(rng, 6, 20) * np.float32(1e10), keys, 300)
 
 
+def closest(rows, scores, target, n):
+    """The n rows whose scores come closest to the target."""
+    return rows[np.argsort(np.abs(scores - target))[:n]]
+
+
+@case
+def residuals_along_the_query(rng):
+    """Reaches the bound on what an int8 row leaves out: 120 rows gain all of it, 600 nothing."""
+    signs = rng.choice(np.array([-1, 1], np.float32), 257)
+    rows = (rng.integers(-2, 3, 257) + rng.integers(-1, 2, (720, 257))).astype(np.float32)
+    rows[600:] += signs * (0.499 - (rng.random((120, 257)) < 0.5))
+    # The largest component makes the step 1, so that whole numbers are exact.
+    rows[:, 0] = 127
+    return Case(8 * signs[None], rng.permutation(rows), 20)
+
+
+@case
+def residuals_of_the_query(rng):
+    """The same for the query, with steps of 1 for a largest code of 127 and of 63."""
+    codes = rng.integers(-3, 4, (2, 257))
+    signs = rng.choice([-1, 1], (2, 257))
+    queries = (codes + 0.499 * signs).astype(np.float32)
+    queries[:, 0] = 127, 63
+    keys = []
+    for query, code, sign in zip(queries, codes, signs, strict=True):
+        gaining = sign * rng.choice([1, 1, 1, 1, 1, -1], (60, 257))
+        follows = (rng.random((6000, 257)) < rng.random((6000, 1))) & (code != 0)
+        others = np.where(follows, np.sign(code), rng.choice([-1, 1], (6000, 257)))
+        keys += [gaining, closest(others, others @ query, np.median(gaining @ query), 300)]
+    return Case(queries, rng.permutation(np.concatenate(keys)).astype(np.float32), 20)
+
+
+@case
+def constant_rows(rng):
+    """Every step of a sum is rounded the same way, and the steps of the shadow are exact."""
+    near = 1 + rng.integers(-500, 500, 300) * 2.0**-23
+    keys = np.repeat(near[:, None], 6000, 1).astype(np.float32)
+    queries = np.repeat(np.float32([1, 1.1, 0.7, 3])[:, None], 6000, 1)
+    return Case(queries, keys, 20)
+
+
+@case
+def constant_rows_that_nearly_underflow(rng):
+    hard = constant_rows(rng)
+    queries, keys = hard.queries[:, :385], hard.keys[:, :385]
+    keys = keys * (1 + 1e-3 * rng.random((300, 1)))
+    return Case(
+        (queries * 2.0**-66.5).astype(np.float32), (keys * 2.0**-66.5).astype(np.float32), 20
+    )
+
+
 @case
 def halves_of_a_step(rng):
     """What an int8 shadow of scale 1 rounds worst, with and against the signs of the query."""
