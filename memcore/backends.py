@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from memcore import arrays, reference
+from memcore import _core, arrays, reference
+from memcore._core import isa, isas, set_isa, set_threads, threads
 from memcore.errors import BackendError, InputError
 
 __all__ = ["Explanation", "engine", "explain", "isa", "isas", "set_isa", "set_threads", "threads"]
@@ -44,16 +45,11 @@ def _topk_reference(scores_in: Any, k: Any, scores: Any, ids: Any) -> None:
     scores[...], ids[...] = reference.topk(scores_in, k)
 
 
-try:
-    from memcore import _core
-except ImportError:
-    _core = None
-isa, isas, set_isa, set_threads, threads = (
-    getattr(_core, name, None) for name in ("isa", "isas", "set_isa", "set_threads", "threads")
-)
-_CPU: dict[str, Runner] = {}
-if hasattr(_core, "search"):
-    _CPU = {"search": _core.search, "search_ragged": _core.search, "topk": _core.topk}
+_CPU: dict[str, Runner] = {
+    "search": _core.search,
+    "search_ragged": _core.search,
+    "topk": _core.topk,
+}
 _REFERENCE: dict[str, Runner] = {
     "search": _search_reference,
     "search_ragged": _search_reference,
@@ -61,7 +57,7 @@ _REFERENCE: dict[str, Runner] = {
 }
 _ENGINES: dict[str, dict[str, Runner]] = {"cpu": _CPU, "reference": _REFERENCE}
 _ABSENT = ("triton", "cuda")
-_DEFAULT = os.environ.get("MEMCORE_BACKEND") or ("cpu" if _CPU else "reference")
+_DEFAULT = os.environ.get("MEMCORE_BACKEND") or "cpu"
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,8 @@ def explain(op: str, *args: Any, backend: str | None = None) -> Explanation:
         >>> memcore.explain("search", queries, keys).engine
         'cpu'
     """
-    if op not in _REFERENCE:
-        known = ", ".join(_REFERENCE)
+    if op not in _CPU:
+        known = ", ".join(_CPU)
         raise InputError(f"explain: op is {op!r}, should be one of {known}")
     asked = backend or _DEFAULT
     elsewhere = [place for place in map(arrays.place, args) if place != "cpu"]

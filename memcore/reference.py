@@ -74,7 +74,8 @@ def final_score(scores: Floats, scale: Floats | None, bias: Floats | None) -> Fl
             scores = scale * scores
         if bias is not None:
             scores = scores + bias
-        return scores + np.float32(0)
+        final: Floats = scores + np.float32(0)
+        return final
 
 
 def search(

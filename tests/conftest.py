@@ -12,7 +12,7 @@ from containers import CONTAINERS
 from memcore.ops import arguments
 
 SEED = pytest.StashKey[int]()
-ISAS = memcore.isas() if memcore.isas else []
+ISAS = memcore.isas()
 
 
 def pytest_addoption(parser):
