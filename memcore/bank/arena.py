@@ -23,6 +23,9 @@ Ints = NDArray[np.int64]
 
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
+# What results are made of; a checker of types is led astray by the names compared above.
+_SCORE = np.dtype(np.float32)
+_ID = np.dtype(np.int64)
 _INF = float("inf")
 _MAX_PLAIN_K = 1 << 12
 _MAX_TRIES = 3
@@ -362,8 +365,8 @@ class Arena:
             and banks.shape == queries.shape[:1]
         ):
             shape = (len(queries), k)
-            scores = np.empty(shape, _FLOAT32)
-            ids = np.empty(shape, _INT64)
+            scores = np.empty(shape, _SCORE)
+            ids = np.empty(shape, _ID)
             self._pages.search(
                 banks, queries, k, None, None, None, None, None, -_INF, _INF, None, scores, ids
             )

@@ -16,7 +16,9 @@ from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.hits import Hits
 
 _FLOAT32 = np.dtype(np.float32)
-_INT64 = np.dtype(np.int64)
+# What results are made of; a checker of types is led astray by the names compared above.
+_SCORE = np.dtype(np.float32)
+_ID = np.dtype(np.int64)
 _INF = float("inf")
 _MAX_PLAIN_K = 1 << 12
 
@@ -288,8 +290,8 @@ class Bank:
             if queries.ndim == 1:
                 queries = queries[None]
             shape = (len(queries), k)
-            scores = np.empty(shape, _FLOAT32)
-            ids = np.empty(shape, _INT64)
+            scores = np.empty(shape, _SCORE)
+            ids = np.empty(shape, _ID)
             self._pages.search(
                 self._handle, queries, k, None, None, None, None, None, -_INF, _INF, None, scores,
                 ids,
