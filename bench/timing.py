@@ -41,16 +41,25 @@ def itself(result: Any) -> Any:
 
 @dataclass
 class Step:
-    """One thing to time: `run` is timed, `setup` before each run is not; `answer` makes scores of a rival's result."""
+    """One thing to time.
+
+    Attributes:
+        run: this is timed.
+        setup: called before each run, not timed.
+        answer: makes of a result what the gate checks; a rival's is its scores, larger is better.
+        repeatable: False if each run needs a set-up of its own.
+    """
 
     run: Callable[[], Any]
     setup: Callable[[], Any] = nothing
     answer: Callable[[Any], Any] = itself
+    repeatable: bool = True
 
     def time(self, calls: int = 1) -> float:
         """Seconds of one call, the mean of `calls` in a row."""
         self.setup()
         run = self.run
+        calls = calls if self.repeatable else 1
         start = time.perf_counter()
         for _ in range(calls):
             run()

@@ -33,7 +33,7 @@ class Worker:
         self.core_type = core_type
         self.names = names
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "memcore.bench.worker", str(threads)],
+            [sys.executable, "-I", "-m", "memcore.bench.worker", str(threads)],
             env=rivals.environment(core_type, threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -40,38 +40,42 @@ class Turns:
             self.engine.append(self.round.refill)
         self.round = self.script.next()
 
-    def run(self) -> Any:
-        """The timed step: one append, one update, one delete, one search."""
+    def write(self) -> None:
+        """One append, one update, one delete in every bank."""
         if self.round is None:
             raise RuntimeError("bench: the step was run without its set-up")
         self.engine.append(self.round.append)
         self.engine.update(self.round.update)
         self.engine.delete(self.round.delete)
+
+    def run(self) -> Any:
+        """The whole step: the writes, then a search of every bank."""
+        self.write()
         return self.engine.search()
 
 
 def numpy_swap_remove(case: Case, inputs: Inputs, threads: int) -> Step:
     """One array a bank, a loop over banks, as one writes it first."""
     turns = Turns(inputs, _NumpyBanks(inputs, case.k))
-    return Step(turns.run, turns.setup)
+    return Step(turns.run, turns.setup, repeatable=False)
 
 
 def numpy_batched(case: Case, inputs: Inputs, threads: int) -> Step:
     """One array for all banks, which works because all are of one size; every operation over all banks at once."""
     turns = Turns(inputs, _NumpyBatched(inputs, case.k))
-    return Step(turns.run, turns.setup)
+    return Step(turns.run, turns.setup, repeatable=False)
 
 
 def torch_fixed_slots(case: Case, inputs: Inputs, threads: int) -> Step:
     """One tensor for all banks with a mask of live slots; scatter, then `bmm` and `topk`."""
     turns = Turns(inputs, _TorchSlots(inputs, case.k))
-    return Step(turns.run, turns.setup, lambda scores: scores.numpy())
+    return Step(turns.run, turns.setup, lambda scores: scores.numpy(), repeatable=False)
 
 
 def faiss_idmap2(case: Case, inputs: Inputs, threads: int) -> Step:
     """One `IndexIDMap2` over `IndexFlatIP` a bank."""
     turns = Turns(inputs, _FaissBanks(inputs, case.k))
-    return Step(turns.run, turns.setup)
+    return Step(turns.run, turns.setup, repeatable=False)
 
 
 class _NumpyBanks:

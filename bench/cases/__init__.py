@@ -1,0 +1,22 @@
+"""The cases, one module a family. Each has `sweep(level)`: "quick", "default" (the goals) or "full" (the grid)."""
+
+from __future__ import annotations
+
+from ..case import Case
+from . import banks, calls, forks, memory, mutation, search, text, topk
+
+FAMILIES = {
+    "search": search,
+    "calls": calls,
+    "banks": banks,
+    "forks": forks,
+    "mutation": mutation,
+    "memory": memory,
+    "topk": topk,
+    "text": text,
+}
+
+
+def sweep(level: str) -> list[Case]:
+    """All cases of a level, those with the same inputs next to each other."""
+    return [case for family in FAMILIES.values() for case in family.sweep(level)]
