@@ -35,4 +35,5 @@ PYBIND11_MODULE(_core, m) {
   memcore::register_search(m);
   memcore::register_pages(m);
   memcore::register_text(m);
+  memcore::register_probe(m);
 }

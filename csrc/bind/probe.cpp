@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "check.h"
+#include "kernels.h"
 #include "module.h"
 
 namespace py = pybind11;
@@ -32,6 +33,15 @@ double gather_rate(const Bytes& data, const Offsets& offsets, int64_t chunk_byte
   return probe_gather(data.data(), begin, offsets.size(), chunk_bytes, seconds);
 }
 
+double first_pass_rate(int64_t n_blocks, int64_t dim, int64_t n_queries, double seconds) {
+  MEMCORE_CHECK(n_blocks > 0, kInput, "probe_first_pass: n_blocks is ", n_blocks, ", should be 1 or more");
+  MEMCORE_CHECK(dim > 0 && dim <= kMaxScanDim, kInput, "probe_first_pass: dim is ", dim, ", should be from 1 to ",
+                kMaxScanDim);
+  MEMCORE_CHECK(n_queries > 0, kInput, "probe_first_pass: n_queries is ", n_queries, ", should be 1 or more");
+  py::gil_scoped_release release;
+  return probe_first_pass(n_blocks, dim, n_queries, seconds);
+}
+
 }  // namespace
 
 void register_probe(py::module_& m) {
@@ -41,6 +51,8 @@ void register_probe(py::module_& m) {
   m.def("probe_gather", &gather_rate, py::arg("data"), py::arg("offsets"), py::arg("chunk_bytes"), py::arg("seconds"));
   m.def("probe_float32", &probe_float32, py::arg("seconds"), Unlocked());
   m.def("probe_int8", &probe_int8, py::arg("seconds"), Unlocked());
+  m.def("probe_first_pass", &first_pass_rate, py::arg("n_blocks"), py::arg("dim"), py::arg("n_queries"),
+        py::arg("seconds"));
 }
 
 }  // namespace memcore

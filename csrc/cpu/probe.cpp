@@ -1,6 +1,11 @@
 #include "probe.h"
 
+#include <algorithm>
 #include <chrono>
+#include <limits>
+#include <vector>
+
+#include "kernels.h"
 
 namespace memcore {
 namespace {
@@ -123,6 +128,9 @@ void read(const uint8_t* data, int64_t n_bytes) {
   read_portable(data, n_steps);
 }
 
+// Queries that look at a block while it is in the cache, as in a search.
+constexpr int64_t kScanTileQueries = 96;
+
 // Enough steps that the clock is not what is measured.
 constexpr int64_t kSteps = 1 << 18;
 
@@ -161,6 +169,33 @@ double probe_int8(double seconds) {
   if (best_isa() == Isa::kAvx2) return rate(2.0 * 6 * 32 * kSteps, seconds, [] { int8_avx2(kSteps); });
 #endif
   return rate(2.0 * 64 * kSteps, seconds, [] { int8_portable(kSteps); });
+}
+
+double probe_first_pass(int64_t n_blocks, int64_t dim, int64_t n_queries, double seconds) {
+  n_blocks = (n_blocks + kScanBlocks - 1) / kScanBlocks * kScanBlocks;
+  const std::vector<uint8_t> slab(n_blocks * block_bytes(dim), 129);
+  const std::vector<int8_t> codes(quads(dim) * 4, 1);
+  // No row reaches this offset, so no mask has a bit and no candidate costs anything.
+  const ScanQuery query = {codes.data(), 0, 0.0f, 0.0f, 0.0f, 0.0f, std::numeric_limits<float>::lowest()};
+  const int64_t tile = std::min(n_queries, kScanTileQueries);
+  const std::vector<ScanQuery> queries(tile, query);
+  std::vector<uint16_t> masks(tile * kScanBlocks);
+  std::vector<int32_t> dots(tile * kScanBlocks * kBlockRows);
+  const int64_t n_tiles = (n_queries + tile - 1) / tile;
+  const double work = 2.0 * static_cast<double>(n_blocks * kBlockRows * dim * n_tiles * tile);
+  return rate(work, seconds, [&] {
+    for (int64_t t = 0; t < n_tiles; ++t) {
+      for (int64_t b = 0; b < n_blocks; b += kScanBlocks) {
+        const uint8_t* blocks[kScanBlocks];
+        const uint8_t* next[kScanBlocks];
+        for (int64_t i = 0; i < kScanBlocks; ++i) {
+          blocks[i] = slab.data() + (b + i) * block_bytes(dim);
+          next[i] = slab.data() + (b + kScanBlocks + i) % n_blocks * block_bytes(dim);
+        }
+        kernels().scan(blocks, next, kScanBlocks, dim, queries.data(), tile, masks.data(), dots.data());
+      }
+    }
+  });
 }
 
 const char* probe_isa() {
