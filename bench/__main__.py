@@ -132,8 +132,8 @@ def _heading(names: list[str]) -> str:
     kernels = ", ".join(rivals.core_types())
     return (
         f"{machine.cpu_name()}; memcore {machine.commit()} with {memcore.isa()}; {versions}\n"
-        f"rivals: {', '.join(names) or 'none'}; OPENBLAS_CORETYPE {kernels}, the faster one counts; "
-        f"FAISS with distance_compute_blas_threshold 2 and 20, the faster one counts; "
+        f"rivals: {', '.join(names) or 'none'}; OPENBLAS_CORETYPE {kernels}, the faster counts; "
+        f"FAISS with distance_compute_blas_threshold 2 and 20, the faster counts; "
         f"load {machine.load():.2f}\n"
     )
 

@@ -1,4 +1,4 @@
-"""What a case is: inputs from a shape and a seed, who runs it, what is right, and what it must reach."""
+"""What a case is: inputs from a shape and a seed, who runs it, what is right, what is wanted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Case:
         return {}
 
     def check(self, inputs: Inputs, result: Any) -> np.ndarray:
-        """Refuse a wrong answer of ours, to the bit; returns the true scores that rivals are held to."""
+        """Refuse a wrong answer of ours, to the bit; returns the scores that rivals are held to."""
         raise NotImplementedError
 
     def bounds(self, limits: Limits) -> dict[str, float]:
@@ -68,7 +68,7 @@ class Case:
         """The numbers of each of our engines for which a floor or a goal is set."""
         return {}
 
-    def counts(self, inputs: Inputs) -> list[Figure]:
+    def counts(self, inputs: Inputs, limits: Limits) -> list[Figure]:
         """Numbers that are not times: bytes, growth."""
         return []
 

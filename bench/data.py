@@ -8,7 +8,8 @@ import numpy as np
 
 Array = np.ndarray
 
-# Clusters of about a hundred rows, as embedded text has; the noise puts about 0.7 between two rows of a cluster.
+# Clusters of about a hundred rows, as embedded text has; the noise puts about 0.7 between two rows
+# of a cluster.
 ROWS_PER_CLUSTER = 100
 NOISE = 0.65
 # The outlier set: this many dimensions are this many times larger.
@@ -28,13 +29,14 @@ def keys(kind: str, n: int, dim: int, seed: int) -> Array:
 
 
 def queries(kind: str, n_queries: int, n: int, dim: int, seed: int) -> Array:
-    """(n_queries, dim) float32 queries that come from the same places as `keys(kind, n, dim, seed)`."""
+    """(n_queries, dim) float32 from the same places as `keys(kind, n, dim, seed)`."""
     return _rows(kind, n_queries, n, dim, seed, np.random.default_rng([seed, 2]))
 
 
 def unit(rows: Array) -> Array:
     """The rows, each of length 1."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return scaled
 
 
 def bank_sizes(kind: str, n_banks: int, mean: int, largest: int, seed: int) -> Array:

@@ -1,7 +1,8 @@
 """The gate: an answer is checked before it is timed.
 
-Ours must equal `memcore.reference` on sampled queries, ids and bits of scores, and the engine's plain float32 scan, which
-takes no shortcut, on the rest. A rival's scores must be the true ones within float32 rounding.
+Ours must equal `memcore.reference` on sampled queries, ids and bits of scores, and the engine's
+plain float32 scan, which takes no shortcut, on the rest. A rival's scores must be the true ones
+within float32 rounding.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ Array = np.ndarray
 # Pairs of query and key, times dim, that the checks may cost: a second or two each.
 REFERENCE_WORK = 4e8
 SCAN_WORK = 3e10
-# Rivals order their sums as they like, and make l2 of squares: scores of unit vectors differ by about 1e-6.
+# Rivals order their sums as they like, and make l2 of squares: scores of unit vectors differ by
+# about 1e-6.
 RIVAL_TOLERANCE = 1e-4
 
 
@@ -35,7 +37,20 @@ def float32_scan(
     ids = np.empty((len(queries), k), np.int64)
     bounds = (-np.inf, np.inf)
     _core.search(
-        queries, keys, offsets, segments, k, metric, None, None, None, None, *bounds, False, scores, ids
+        queries,
+        keys,
+        offsets,
+        segments,
+        k,
+        metric,
+        None,
+        None,
+        None,
+        None,
+        *bounds,
+        False,
+        scores,
+        ids,
     )
     return scores, ids
 
@@ -54,7 +69,8 @@ def check_search(
         seed: of the choice of sampled queries.
 
     Returns:
-        (n_queries, k) the scores that passed; NaN for queries past what the float32 scan could check in its time.
+        (n_queries, k) the scores that passed; NaN for queries past what the float32 scan could
+        check in its time.
 
     Raises:
         WrongAnswerError: names the first query that differs.
@@ -73,15 +89,23 @@ def check_search(
 
 
 def check_banks(
-    hits: memcore.Hits, queries: Array, vectors: Array, offsets: Array, k: int, metric: str, seed: int
+    hits: memcore.Hits,
+    queries: Array,
+    vectors: Array,
+    offsets: Array,
+    k: int,
+    metric: str,
+    seed: int,
 ) -> Array:
-    """Check a search of bank i by query i; ids count from 0 in each bank. Returns the scores, all of which passed."""
+    """Check a search of bank i by query i, ids from 0 in each bank; returns its scores."""
     n_banks = len(offsets) - 1
     segments = np.arange(n_banks)
     scores, ids = float32_scan(queries, vectors, k, metric, offsets, segments)
     expect_equal("the float32 scan", segments, hits, (scores, _within(ids, offsets, segments)))
     sampled = np.random.default_rng([seed, 9]).permutation(n_banks)[:200]
-    scores, ids = reference.search_ragged(queries[sampled], vectors, offsets, sampled, k, metric=metric)
+    scores, ids = reference.search_ragged(
+        queries[sampled], vectors, offsets, sampled, k, metric=metric
+    )
     expect_equal("the reference", sampled, hits, (scores, _within(ids, offsets, sampled)))
     return np.asarray(hits.scores)
 
@@ -102,13 +126,15 @@ def expect_equal(oracle: str, rows: Array, hits: memcore.Hits, truth: tuple[Arra
 
 
 def check_rival(scores: Array, truth: Array) -> None:
-    """A rival's scores, best first, are the true ones but for rounding; NaN in the truth is not known."""
+    """A rival's scores, best first, are the true ones but for rounding; NaN is not known."""
     known = ~np.isnan(truth[:, :1]).ravel()
     found, wanted = np.asarray(scores, np.float64)[known], truth[known].astype(np.float64)
     # Libraries pad with the lowest number that they know.
     found = np.where(found < -1e37, -np.inf, found)
     width = min(found.shape[1], wanted.shape[1])
-    expect(bool(np.isneginf(wanted[:, width:]).all()), f"{width} columns, should be {wanted.shape[1]}")
+    expect(
+        bool(np.isneginf(wanted[:, width:]).all()), f"{width} columns, should be {wanted.shape[1]}"
+    )
     found, wanted = found[:, :width], wanted[:, :width]
     with np.errstate(invalid="ignore"):
         close = np.abs(found - wanted) <= RIVAL_TOLERANCE * np.maximum(1, np.abs(wanted))
@@ -117,7 +143,8 @@ def check_rival(scores: Array, truth: Array) -> None:
         row, rank = np.argwhere(~close)[0]
         expect(
             False,
-            f"score {found[row, rank]} at rank {rank} of query {row}, should be {wanted[row, rank]}",
+            f"rank {rank} of query {row} has score {found[row, rank]}, "
+            f"should be {wanted[row, rank]}",
         )
 
 

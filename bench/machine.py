@@ -16,15 +16,18 @@ import numpy as np
 
 from memcore import _core
 
+Probe = Callable[[], float]
+
 PACKAGES = ("memcore-engine", "numpy", "torch", "faiss-cpu", "hnswlib", "usearch")
 
-# Bytes of a page's int8 rows, of four blocks' worth of rows, and of one float32 row, at 384 dimensions.
+# Bytes of a page's int8 rows, of four blocks' worth of rows, and of one float32 row, at 384
+# dimensions.
 CHUNKS = (24576, 6144, 1536)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Measured rates with a number of threads: bytes per second and operations per second (a multiply-add is two)."""
+    """Measured rates: bytes and operations per second (a multiply-add is two)."""
 
     threads: int
     read_dram: float
@@ -48,12 +51,14 @@ class Limits:
     def numbers(self) -> dict[str, float]:
         """The rates in units of 10^9 per second, for a row."""
         return {
-            name: round(value / 1e9, 2) for name, value in asdict(self).items() if isinstance(value, float)
+            name: round(value / 1e9, 2)
+            for name, value in asdict(self).items()
+            if isinstance(value, float)
         }
 
 
 def measure(threads: int, *, seconds: float = 0.2, dram_bytes: int = 1 << 30) -> Limits:
-    """Measure the limits; takes about ten times `seconds`. The best of three, as a limit is what can be reached."""
+    """Measure the limits in about ten times `seconds`; of three tries each, the best."""
     l3 = l3_bytes()
     data = np.ones(dram_bytes, np.uint8)
     part = dram_bytes // threads // 4096 * 4096
@@ -62,18 +67,22 @@ def measure(threads: int, *, seconds: float = 0.2, dram_bytes: int = 1 << 30) ->
     cached = [one[: 3 * l3 // 4 // threads // 4096 * 4096] for one in parts]
     span = seconds / 3
 
-    def gather(chunk: int) -> float:
-        rng = np.random.default_rng(0)
-        offsets = [rng.permutation((part - chunk) // chunk)[:20000] * chunk for _ in parts]
-        return _together([lambda p=p, o=o: _core.probe_gather(p, o, chunk, span) for p, o in zip(parts, offsets)])
+    def read(one: np.ndarray) -> Probe:
+        return lambda: _core.probe_read(one, span)
 
+    def gather(one: np.ndarray, chunk: int) -> Probe:
+        n_chunks = (part - chunk) // chunk
+        offsets = np.random.default_rng(0).permutation(n_chunks)[:20000] * chunk
+        return lambda: _core.probe_gather(one, offsets, chunk, span)
+
+    gathered = [_together([gather(one, chunk) for one in parts]) for chunk in CHUNKS]
     return Limits(
         threads=threads,
-        read_dram=_together([lambda p=p: _core.probe_read(p, span) for p in parts]),
-        read_l3=_together([lambda p=p: _core.probe_read(p, span) for p in cached]),
-        gather_24k=gather(CHUNKS[0]),
-        gather_6k=gather(CHUNKS[1]),
-        gather_1k5=gather(CHUNKS[2]),
+        read_dram=_together([read(one) for one in parts]),
+        read_l3=_together([read(one) for one in cached]),
+        gather_24k=gathered[0],
+        gather_6k=gathered[1],
+        gather_1k5=gathered[2],
         float32=_together([lambda: _core.probe_float32(span)] * threads),
         int8=_together([lambda: _core.probe_int8(span)] * threads),
         l3_bytes=l3,
@@ -81,11 +90,13 @@ def measure(threads: int, *, seconds: float = 0.2, dram_bytes: int = 1 << 30) ->
     )
 
 
-def first_pass_rate(n: int, dim: int, n_queries: int, threads: int, *, seconds: float = 0.3) -> float:
+def first_pass_rate(
+    n: int, dim: int, n_queries: int, threads: int, *, seconds: float = 0.3
+) -> float:
     """Int8 operations per second of the engine's first pass alone, with no row kept."""
     blocks = -(-n // 16)
-    probe = lambda: _core.probe_first_pass(-(-blocks // threads), dim, n_queries, seconds / 3)  # noqa: E731
-    return _together([probe] * threads)
+    here = -(-blocks // threads)
+    return _together([lambda: _core.probe_first_pass(here, dim, n_queries, seconds / 3)] * threads)
 
 
 def cpu_name() -> str:
@@ -127,7 +138,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the checkout that this file lies in, "+" if it has changes; empty outside one."""
+    """The commit of the checkout that this file lies in, "+" if changed; empty outside one."""
     here = Path(__file__).resolve().parent
     try:
         head = _git(here, "rev-parse", "--short", "HEAD")
@@ -147,16 +158,18 @@ def load() -> float:
 
 
 def _git(where: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(where), *words], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "-C", str(where), *words], check=True, capture_output=True, text=True
+    )
     return done.stdout.strip()
 
 
-def _together(probes: list[Callable[[], float]]) -> float:
-    """The sum of the rates of all probes, each in its own thread at the same time; the best of three."""
+def _together(probes: list[Probe]) -> float:
+    """The sum of the rates of all probes, each in its own thread; the best of three."""
     return max(_once(probes) for _ in range(3))
 
 
-def _once(probes: list[Callable[[], float]]) -> float:
+def _once(probes: list[Probe]) -> float:
     rates = [0.0] * len(probes)
 
     def run(i: int) -> None:

@@ -47,7 +47,9 @@ def _picture(title: str, rows: Sequence[Row], path: Path) -> Path:
             label=engines[engine] if is_first else None,
         )
         for share in row.shares.values():
-            axes.plot([share * row.p50_ms] * 2, [at - 0.4 / len(engines), at + 0.4 / len(engines)], "k-")
+            axes.plot(
+                [share * row.p50_ms] * 2, [at - 0.4 / len(engines), at + 0.4 / len(engines)], "k-"
+            )
     axes.set_xscale("log")
     axes.set_yticks([i + 0.4 for i in range(len(cases))], cases)
     axes.invert_yaxis()

@@ -12,7 +12,16 @@ from typing import Any, Protocol
 from .machine import Limits
 from .rows import Figure, Row
 
-HEAD = ("engine", "p50 ms", "p20-p80", "cold", "runs", "x best rival", "share of limit", "floor / goal")
+HEAD = (
+    "engine",
+    "p50 ms",
+    "p20-p80",
+    "cold",
+    "runs",
+    "x best rival",
+    "share of limit",
+    "floor / goal",
+)
 
 
 class Progress(Protocol):
@@ -104,21 +113,24 @@ def show(title: str, rows: Sequence[Row]) -> None:
         import rich.table
 
         table = rich.table.Table(*HEAD, title=title, title_justify="left")
-        for row, line in zip(rows, cells):
+        for row, line in zip(rows, cells, strict=True):
             table.add_row(*line, style=None if "@" in row.engine else "bold")
         rich.console.Console().print(table)
         return
-    widths = [max(map(len, column)) for column in zip(HEAD, *cells)]
+    widths = [max(map(len, column)) for column in zip(HEAD, *cells, strict=True)]
     sys.stdout.write(f"\n{title}\n")
     for line in (HEAD, *cells):
-        sys.stdout.write("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() + "\n")
+        sys.stdout.write(
+            "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() + "\n"
+        )
     sys.stdout.flush()
 
 
 def summary(rows: Sequence[Row]) -> None:
     """Print every number that has a floor or a goal, and whether it reaches it."""
     lines = [
-        f"{verdict(figure):<12} {row.case}, {row.threads} thread(s), {row.engine}: {figure_text(figure)}"
+        f"{verdict(figure):<12} {row.case}, {row.threads} thread(s), {row.engine}: "
+        f"{figure_text(figure)}"
         for row in rows
         for figure in row.figures
         if figure.floor is not None or figure.goal is not None

@@ -12,8 +12,8 @@ from pathlib import Path
 class Figure:
     """A number that a goal is set for, beside its goal.
 
-    `unit` says what `value` counts: "x best rival" and the like grow with speed; "ms", "us", "%" and the like should be
-    small. A floor or a goal of None is not set.
+    `unit` says what `value` counts: "x best rival" and the like grow with speed; "ms", "us", "%"
+    and the like should be small. A floor or a goal of None is not set.
     """
 
     name: str

@@ -49,7 +49,8 @@ def setting(
         )
         core_types = rivals.core_types()
         everybody = {core_types[0]: names}
-        # The other kernels matter to those that use them; a quick run takes what is best most often.
+        # The other kernels matter to those that use them; a quick run takes what is best most
+        # often.
         if not is_quick:
             for core_type in core_types[1:]:
                 everybody[core_type] = [name for name in names if name in rivals.USES_BLAS]
@@ -72,7 +73,7 @@ def run(case: Case, where: Setting, say: Callable[[str], None] = lambda text: No
     """
     say("inputs")
     inputs = case.inputs()
-    counts = case.counts(inputs)
+    counts = case.counts(inputs, where.limits)
     if counts:
         return [_row(case, where, "memcore", figures=counts), *_timed(case, inputs, where, say)]
     return _timed(case, inputs, where, say)
@@ -127,7 +128,17 @@ def _measured(
     for name, taken in samples.items():
         shares = {} if name not in ours else {n: s / taken.median() for n, s in bounds.items()}
         rows.append(
-            _row(case, where, name, taken, samples.get(best), best, shares, figures.get(name, []), load)
+            _row(
+                case,
+                where,
+                name,
+                taken,
+                samples.get(best),
+                best,
+                shares,
+                figures.get(name, []),
+                load,
+            )
         )
     return rows
 

@@ -1,8 +1,9 @@
-"""The script of the mutation cases: what is appended, updated and deleted in each step, the same for everybody.
+"""The script of the mutation cases: what each step appends, updates and deletes.
 
-All banks have `n_rows` rows when a step begins. A step appends one row, updates a share and deletes a share of each bank,
-then searches each; what it deleted too many is put back, untimed, before the next. Rows are named in three ways, so that
-every engine is told in its own words: by id, by a fixed slot, and by the position that swap-removal gives.
+All banks have `n_rows` rows when a step begins. A step appends one row, updates a share and deletes
+a share of each bank, then searches each; what it deleted too many is put back, untimed, before the
+next. Rows are named in three ways, so that every engine is told in its own words: by id, by a fixed
+slot, and by the position that swap-removal gives.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Script:
     """Makes the rounds one after another.
 
     Args:
-        vectors: (n_banks, n_rows, dim) float32, the rows at the start, with ids and slots 0 to n_rows - 1.
+        vectors: (n_banks, n_rows, dim) float32, the rows at the start, with ids and slots 0 to
+            n_rows - 1.
         share: of the rows, updated and as many deleted in a step, rounded up.
         seed: of the choices.
     """
@@ -56,7 +58,7 @@ class Script:
 
     def mutations(self) -> int:
         """Rows that a step appends, updates and deletes in all banks."""
-        return self.n_banks * (1 + 2 * self.n_changed)
+        return int(self.n_banks * (1 + 2 * self.n_changed))
 
     def next(self) -> Round:
         """The next round; the script then stands at the end of it."""
@@ -71,7 +73,8 @@ class Script:
         """n_changed different positions of each bank, in falling order."""
         keys = self.rng.random((self.n_banks, self.n_rows + 1), np.float32)
         chosen = np.argpartition(keys, self.n_changed, axis=1)[:, : self.n_changed]
-        return -np.sort(-chosen, axis=1)
+        falling: Array = -np.sort(-chosen, axis=1)
+        return falling
 
     def _named(self, positions: Array) -> Change:
         ids = np.take_along_axis(self.order, positions, axis=1)
@@ -99,4 +102,5 @@ class Script:
     def _vectors(self, count: int) -> Array:
         start = int(self.rng.integers(len(self.pool)))
         wanted = np.arange(start, start + self.n_banks * count) % len(self.pool)
-        return self.pool[wanted].reshape(self.n_banks, count, self.dim)
+        vectors: Array = self.pool[wanted].reshape(self.n_banks, count, self.dim)
+        return vectors

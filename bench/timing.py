@@ -1,7 +1,8 @@
 """How time is taken: contestants interleaved turn by turn, medians, and a watch for other load.
 
-A turn of a contestant is two calls. The first comes after the others ran and is the *cold* sample; it is also the call of
-one's own that makes the second one *warm*. This module knows nothing of what it times.
+A turn of a contestant is two calls. The first comes after the others ran and is the *cold* sample;
+it is also the call of one's own that makes the second one *warm*. This module knows nothing of what
+it times.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# A call at least this long is not repeated to be warm: the caches hold what it used last either way.
+# A call at least this long is not repeated to be warm: the caches hold what it used last either
+# way.
 LONG_CALL_S = 0.5
 # Calls shorter than a millisecond are timed in groups of about that.
 GROUP_S = 1e-3
-# Rounds are judged together once they lasted this long: the kernel counts busy time in steps of 10 ms.
+# Rounds are judged together once they lasted this long: the kernel counts busy time in steps of 10
+# ms.
 JUDGED_S = 0.25
 # A batch of rounds is retaken if others used more than this share of one core.
 OTHER_LOAD = 0.15
@@ -98,7 +101,7 @@ class Samples:
 
 
 class OtherLoad:
-    """The share of one core that processes other than ours use, from /proc; always 0 where there is no /proc."""
+    """The share of one core that other processes use, from /proc; 0 where there is none."""
 
     def __init__(self, pids: Sequence[int] = ()) -> None:
         self.pids = (os.getpid(), *pids)
@@ -157,16 +160,19 @@ def measure(
     Args:
         contestants: by name.
         budget_s: stop after this many seconds, but not before `min_rounds` rounds.
-        min_rounds: a contestant that takes more than a third of the budget for one round gets three.
+        min_rounds: a contestant that takes more than a third of the budget for one round gets
+            three.
         max_rounds: stop here at the latest.
         pids: the other processes that work for us.
         scratch: if given, caches are flushed through it before every turn.
         ours: the contestants that always stay.
-        job_of: variants of one contestant (a library with two kernels) share a job; only the best of them stays.
+        job_of: variants of one contestant (a library with two kernels) share a job; only the best
+            of them stays.
 
     Returns:
-        The samples, and the largest share of one core that others used in a batch that was kept. A rival more than four
-        times slower than the best one keeps the two samples of the first round.
+        The samples, and the largest share of one core that others used in a batch that was kept. A
+        rival more than four times slower than the best one keeps the two samples of the first
+        round.
     """
     first = {name: _first_turn(contestants[name], scratch) for name in contestants}
     best = _best_variants(first, job_of)
@@ -224,7 +230,7 @@ def _turn(contestant: Contestant, calls: int, scratch: np.ndarray | None) -> tup
 
 
 def _first_turn(contestant: Contestant, scratch: np.ndarray | None) -> tuple[float, float]:
-    """A turn after a call that warms up: page faults, thread pools and lazy set-up are over then."""
+    """A turn after a call that warms up: page faults, pools and lazy set-up are over."""
     if contestant.time() > LONG_CALL_S:
         seconds = contestant.time()
         return seconds, seconds

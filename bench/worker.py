@@ -32,13 +32,12 @@ class Worker:
     def __init__(self, core_type: str, threads: int, names: list[str]) -> None:
         self.core_type = core_type
         self.names = names
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-I", "-m", "memcore.bench.worker", str(threads)],
             env=rivals.environment(core_type, threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
         self.requests: Any = self.process.stdin
         self.answers: Any = self.process.stdout
 
@@ -57,7 +56,7 @@ class Worker:
             return pickle.load(self.answers)
         except EOFError as error:
             raise RuntimeError(
-                f"bench: the process of the rivals ({self.core_type}) ended with {self.process.wait()}"
+                f"bench: the rivals' process ({self.core_type}) ended with {self.process.wait()}"
             ) from error
 
     def __enter__(self) -> Worker:

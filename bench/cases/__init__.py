@@ -1,12 +1,16 @@
-"""The cases, one module a family. Each has `sweep(level)`: "quick", "default" (the goals) or "full" (the grid)."""
+"""The cases, one module a family.
+
+Each has `sweep(level)`: "quick", "default" (those with goals) or "full" (the grid).
+"""
 
 from __future__ import annotations
 
 from ..case import Case
-from . import banks, calls, forks, memory, mutation, search, text, topk
+from . import banks, calls, firstpass, forks, memory, mutation, search, text, topk
 
 FAMILIES = {
     "search": search,
+    "firstpass": firstpass,
     "calls": calls,
     "banks": banks,
     "forks": forks,

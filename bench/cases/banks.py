@@ -16,7 +16,8 @@ from ..rivals import banks as rivals
 from ..rows import Figure
 from ..timing import Samples, Step
 
-# Floor and goal as multiples of the best rival, by number of banks and mean rows; and the goal with two threads or more.
+# Floor and goal as multiples of the best rival, by number of banks and mean rows; and the goal with
+# two threads or more.
 FLOOR_AND_GOAL = {(8192, 64): (2.5, 4.0), (4096, 256): (3.0, None), (1024, 500): (2.0, 3.0)}
 GOAL_OF_THREADS = {(8192, 64): 5.0}
 GOAL_OF_SCATTERED = 75.0
@@ -46,7 +47,7 @@ class Banks(Case):
         return {"n_banks": self.n_banks, "mean_rows": self.mean, "dim": self.dim}
 
     def inputs(self) -> Inputs:
-        """vectors (n_rows, dim), offsets (n_banks + 1,), queries (n_banks, dim)."""
+        """Vectors (n_rows, dim), offsets (n_banks + 1,), queries (n_banks, dim)."""
         rows = data.bank_sizes(self.sizes, self.n_banks, self.mean, self.largest, self.seed)
         n_rows = int(rows.sum())
         return {
@@ -76,8 +77,10 @@ class Banks(Case):
         )
 
     def bounds(self, limits: Limits) -> dict[str, float]:
-        """The float32 roofline; and scattered reads of all int8 rows and of the k float32 rows that are re-scored."""
-        n_rows = float(data.bank_sizes(self.sizes, self.n_banks, self.mean, self.largest, self.seed).sum())
+        """The float32 roofline, and scattered reads of all int8 rows and of k float32 rows."""
+        n_rows = float(
+            data.bank_sizes(self.sizes, self.n_banks, self.mean, self.largest, self.seed).sum()
+        )
         shadow = n_rows * (self.dim + 12)
         scored = 4.0 * self.n_banks * self.k * self.dim
         scattered = shadow / limits.gather_24k + scored / limits.gather_1k5
@@ -122,7 +125,7 @@ def arena(case: Case, inputs: Inputs, threads: int) -> Step:
 
 
 def ragged(case: Case, inputs: Inputs, threads: int) -> Step:
-    """The rows as they lie, in segments; ids are made to count from 0 in each, as the other engine's do."""
+    """The rows as they lie, in segments; ids are made to count from 0 in each."""
     queries, vectors, offsets = inputs["queries"], inputs["vectors"], inputs["offsets"]
 
     def answer(hits: memcore.Hits) -> memcore.Hits:
@@ -145,4 +148,8 @@ def sweep(level: str) -> list[Case]:
     ]
     if level == "default":
         return goals
-    return [*goals, Banks(n_banks=1024, mean=64, sizes="lognormal"), Banks(n_banks=64, mean=64, sizes="lognormal")]
+    return [
+        *goals,
+        Banks(n_banks=1024, mean=64, sizes="lognormal"),
+        Banks(n_banks=64, mean=64, sizes="lognormal"),
+    ]

@@ -44,7 +44,7 @@ class ForkSearch(Case):
         return {"n_banks": self.n_banks, "n_forks": N_FORKS, "rows": self.n_rows, "dim": self.dim}
 
     def inputs(self) -> Inputs:
-        """vectors of all banks, offsets; queries of all forks in shuffled order, and the bank of each."""
+        """Vectors of all banks, offsets; shuffled queries of all forks, and the bank of each."""
         n_rows, n_queries = self.n_banks * self.n_rows, self.n_banks * N_FORKS
         segments = np.repeat(np.arange(self.n_banks), N_FORKS)
         return {
@@ -55,7 +55,7 @@ class ForkSearch(Case):
         }
 
     def engines(self) -> dict[str, Prepare]:
-        """All forks in one call; the parents alone; the forks in eight calls, one of each parent in each."""
+        """All forks in one call; the parents alone; one fork of each parent in each of 8 calls."""
         return {
             "8 forks, shuffled": forks_together,
             "parents": parents,
@@ -67,7 +67,12 @@ class ForkSearch(Case):
         hits, asked = result
         segments = inputs["segments"][asked]
         scores, ids = gate.float32_scan(
-            inputs["queries"][asked], inputs["vectors"], self.k, self.metric, inputs["offsets"], segments
+            inputs["queries"][asked],
+            inputs["vectors"],
+            self.k,
+            self.metric,
+            inputs["offsets"],
+            segments,
         )
         ids -= inputs["offsets"][segments][:, None]
         gate.expect_equal("the float32 scan", np.arange(len(ids)), hits, (scores, ids))
@@ -80,12 +85,15 @@ class ForkSearch(Case):
         if "parents" not in samples:
             return {}
         one = samples["parents"].median()
-        return {
-            name: [Figure("time", taken.median() / one, "x one query per parent", *bounds, False)]
-            for name, taken in samples.items()
-            for bounds in [(FLOOR, GOAL) if name == "8 forks, shuffled" else (None, None)]
-            if name != "parents"
-        }
+        figures = {}
+        for name, taken in samples.items():
+            floor, goal = (FLOOR, GOAL) if name == "8 forks, shuffled" else (None, None)
+            ratio = taken.median() / one
+            if name != "parents":
+                figures[name] = [
+                    Figure("time", ratio, "x one query per parent", floor, goal, False)
+                ]
+        return figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,9 @@ class ForkCost(Case):
     @property
     def name(self) -> str:
         """forks/cost/forks of banks x rows x dim."""
-        return f"forks/cost/{self.n_banks * N_FORKS} from {self.n_banks} x {self.n_rows} x {self.dim}"
+        return (
+            f"forks/cost/{self.n_banks * N_FORKS} from {self.n_banks} x {self.n_rows} x {self.dim}"
+        )
 
     @property
     def shape(self) -> dict[str, int]:
@@ -108,7 +118,7 @@ class ForkCost(Case):
         return {"n_banks": self.n_banks, "n_forks": N_FORKS, "rows": self.n_rows, "dim": self.dim}
 
     def inputs(self) -> Inputs:
-        """vectors of all banks, and offsets."""
+        """Vectors of all banks, and offsets."""
         n_rows = self.n_banks * self.n_rows
         return {
             "offsets": np.arange(0, n_rows + 1, self.n_rows),
@@ -126,7 +136,9 @@ class ForkCost(Case):
     def check(self, inputs: Inputs, result: Any) -> np.ndarray:
         """Each handle holds its parent's rows: counts of all, rows of some."""
         store, handles = result
-        expect(bool((store.count(handles) == self.n_rows).all()), "a bank has the wrong number of rows")
+        expect(
+            bool((store.count(handles) == self.n_rows).all()), "a bank has the wrong number of rows"
+        )
         chosen = np.random.default_rng([self.seed, 9]).integers(handles.size, size=50)
         ids = np.arange(len(chosen)) % self.n_rows
         found = stored_vectors(store, handles.reshape(-1)[chosen], ids)
@@ -144,7 +156,7 @@ class ForkCost(Case):
             if name in samples
         }
 
-    def counts(self, inputs: Inputs) -> list[Figure]:
+    def counts(self, inputs: Inputs, limits: Limits) -> list[Figure]:
         """Memory that forks and marks take before anything is written."""
         store, handles = filled(inputs, self.metric)
         before = store.nbytes
@@ -154,8 +166,22 @@ class ForkCost(Case):
         marked = store.nbytes
         mark.release()
         return [
-            Figure("memory of forks", 100 * (forked / before - 1), "% more", LARGEST_GROWTH, None, False),
-            Figure("memory of a mark", 100 * (marked / forked - 1), "% more", LARGEST_GROWTH, None, False),
+            Figure(
+                "memory of forks",
+                100 * (forked / before - 1),
+                "% more",
+                LARGEST_GROWTH,
+                None,
+                False,
+            ),
+            Figure(
+                "memory of a mark",
+                100 * (marked / forked - 1),
+                "% more",
+                LARGEST_GROWTH,
+                None,
+                False,
+            ),
         ]
 
 
@@ -190,7 +216,7 @@ def forks_apart(case: Case, inputs: Inputs, threads: int) -> Step:
         return [store.search(handles, queries, case.k) for handles, queries in asked]
 
     def answer(found: list[memcore.Hits]) -> tuple[memcore.Hits, np.ndarray]:
-        scores, ids = (np.concatenate(part) for part in zip(*found))
+        scores, ids = (np.concatenate(part) for part in zip(*found, strict=True))
         return memcore.Hits(scores, ids), np.concatenate(parts)
 
     return Step(run, answer=answer)

@@ -1,4 +1,4 @@
-"""What banks take in memory: over their rows, over many resets, after deletes. Nothing here is timed."""
+"""What banks take in memory: over their rows, over resets, after deletes. Nothing is timed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import memcore
 
 from .. import data
 from ..case import Case, Inputs
+from ..machine import Limits
 from ..rows import Figure
 
 LARGEST_RATIO = 1.25
@@ -44,7 +45,7 @@ class Memory(Case):
         """The rows of one bank; all banks hold the same."""
         return {"vectors": data.keys("mix", self.n_rows, self.dim, self.seed)}
 
-    def counts(self, inputs: Inputs) -> list[Figure]:
+    def counts(self, inputs: Inputs, limits: Limits) -> list[Figure]:
         """Bytes over rows and shadow; growth over resets; what deletes and compact give back."""
         rows = self.n_banks * self.n_rows
         store = memcore.Arena(dim=self.dim)

@@ -43,7 +43,7 @@ class Mutation(Case):
         return {"n_banks": self.n_banks, "rows": self.n_rows, "dim": self.dim}
 
     def inputs(self) -> Inputs:
-        """vectors (n_banks, n_rows, dim), queries (n_banks, dim), and the share that changes."""
+        """Vectors (n_banks, n_rows, dim), queries (n_banks, dim), and the share that changes."""
         total = self.n_banks * self.n_rows
         return {
             "vectors": data.keys("mix", total, self.dim, self.seed).reshape(
@@ -67,7 +67,7 @@ class Mutation(Case):
         return rivals.all_of()
 
     def check(self, inputs: Inputs, result: Any) -> np.ndarray:
-        """The first step of the script done in plain arrays, then the float32 scan; writes alone give no answer."""
+        """The script's first step in plain arrays, then the float32 scan; writes give no answer."""
         if result is None:
             return np.zeros((1, 1), np.float32)
         hits, is_changed = result
@@ -83,7 +83,10 @@ class Mutation(Case):
             inputs["queries"], vectors, self.k, self.metric, offsets, np.arange(self.n_banks)
         )
         gate.expect_equal(
-            "the float32 scan of the script's rows", np.arange(self.n_banks), hits, (scores, names[found])
+            "the float32 scan of the script's rows",
+            np.arange(self.n_banks),
+            hits,
+            (scores, names[found]),
         )
         return np.asarray(hits.scores)
 
@@ -144,7 +147,7 @@ def whole_step(case: Case, inputs: Inputs, threads: int) -> Step:
 
 
 def writes(case: Case, inputs: Inputs, threads: int) -> Step:
-    """Append, update, delete. The search that completes what they left open runs before the next."""
+    """Append, update, delete. A search that completes what they left open runs before the next."""
     store = ArenaBanks(inputs, case)
     turns = rivals.Turns(inputs, store)
 
@@ -161,7 +164,7 @@ def search(case: Case, inputs: Inputs, threads: int) -> Step:
 
 
 def untouched(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (n_banks, n_slots, dim) and ids (n_banks, n_slots), -1 where no row is, before the script."""
+    """Rows (n_banks, n_slots, dim) and ids, -1 where no row is, before the script."""
     n_banks, n_rows, dim = inputs["vectors"].shape
     rows = np.zeros((n_banks, n_rows + 1, dim), np.float32)
     rows[:, :n_rows] = inputs["vectors"]

@@ -17,7 +17,8 @@ from ..rivals import search as rivals
 from ..rows import Figure
 from ..timing import Samples, Step
 
-# Floor and goal as multiples of the best exact float32 rival: by the number of queries, and warm or cold at one query.
+# Floor and goal as multiples of the best exact float32 rival: by the number of queries, and warm or
+# cold at one query.
 FLOOR_AND_GOAL = {1: (7.0, 10.0), 16: (6.0, 10.0), 256: (3.5, 5.0), 4096: (3.5, 5.0)}
 COLD_FLOOR_AND_GOAL = (3.5, 5.0)
 GOAL_AT_384 = 4.0
@@ -51,7 +52,7 @@ class Search(Case):
         return {"n": self.n, "dim": self.dim, "n_queries": self.n_queries}
 
     def inputs(self) -> Inputs:
-        """keys (n, dim) and queries (n_queries, dim)."""
+        """Keys (n, dim) and queries (n_queries, dim)."""
         return {
             "keys": data.keys(self.kind, self.n, self.dim, self.seed),
             "queries": data.queries(self.kind, self.n_queries, self.n, self.dim, self.seed),
@@ -131,7 +132,7 @@ def size(n: int) -> str:
 
 
 def sweep(level: str) -> list[Case]:
-    """The quick one has one size; the default ones are those with goals and two hard sets; the full one is the grid."""
+    """Quick: one size. Default: those with goals, and two hard sets. Full: the grid."""
     if level == "quick":
         return [Search(n=100_000, dim=128, n_queries=q) for q in (1, 256)]
     if level == "default":

@@ -37,7 +37,7 @@ class Embed(Case):
         return {"n_texts": self.n_texts, "words": WORDS_PER_TEXT}
 
     def inputs(self) -> Inputs:
-        """texts of made-up words."""
+        """Texts of made-up words."""
         rng = np.random.default_rng([self.seed, 7])
         words = ["".join(SYLLABLES[i] for i in rng.integers(12, size=3)) for _ in range(5000)]
         chosen = rng.integers(5000, size=(self.n_texts, WORDS_PER_TEXT))
@@ -52,7 +52,9 @@ class Embed(Case):
         norms = np.sqrt(np.einsum("ij,ij->i", result, result))
         expect(bool(np.abs(norms - 1).max() < 1e-5), "a vector's length is not 1")
         alone = np.concatenate([HashedEmbedder()([text]) for text in inputs["texts"][:50]])
-        expect(bool((alone == result[:50]).all()), "a text alone gives another vector than in a batch")
+        expect(
+            bool((alone == result[:50]).all()), "a text alone gives another vector than in a batch"
+        )
         return np.zeros((1, 1), np.float32)
 
     def figures(

@@ -36,7 +36,7 @@ class TopK(Case):
         return {"n_rows": self.n_rows, "n": self.n}
 
     def inputs(self) -> Inputs:
-        """scores (n_rows, n)."""
+        """Scores (n_rows, n)."""
         rng = np.random.default_rng([self.seed, 6])
         return {"scores": rng.standard_normal((self.n_rows, self.n), np.float32)}
 

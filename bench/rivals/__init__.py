@@ -1,8 +1,9 @@
 """The rivals, each at its best: NumPy, torch, FAISS, hnswlib and usearch, those that are installed.
 
-Three traps that make a rival look slow are avoided here. BLAS libraries choose their kernels once, when they load, from
-`OPENBLAS_CORETYPE`: rivals run in one process per choice and the faster one counts. FAISS takes its matrix path only for
-large batches unless `distance_compute_blas_threshold` says otherwise: both ways run. And all get the same number of threads.
+Three traps that make a rival look slow are avoided here. BLAS libraries choose their kernels once,
+when they load, from `OPENBLAS_CORETYPE`: rivals run in one process per choice and the faster one
+counts. FAISS takes its matrix path only for large batches unless `distance_compute_blas_threshold`
+says otherwise: both ways run. And all get the same number of threads.
 """
 
 from __future__ import annotations

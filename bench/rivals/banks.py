@@ -1,10 +1,12 @@
-"""Rivals at many banks: the rows of bank i lie at [offsets[i], offsets[i + 1]) of one array, one query each.
+"""Rivals at many banks: bank i is rows [offsets[i], offsets[i + 1]) of one array, one query each.
 
-All metrics but dot are left out: the rows are of unit length, where cosine and l2 give the same order.
+All metrics but dot are left out: the rows are of unit length, where cosine and l2 give the same
+order.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from ..timing import Step
 
 Array = np.ndarray
 
-# A bucket of torch holds banks whose sizes differ at most this much: more is padding, less is more calls.
+# A bucket of torch holds banks whose sizes differ at most this much: more is padding, less is more
+# calls.
 BUCKET_RATIO = 1.25
 
 
@@ -56,13 +59,16 @@ def faiss_selector(case: Case, inputs: Inputs, threads: int) -> Step:
     index.add(vectors)
     ranges = [
         faiss.SearchParameters(sel=faiss.IDSelectorRange(begin, end))
-        for begin, end in zip(offsets[:-1], offsets[1:])
+        for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
     ]
     asked = [queries[i : i + 1] for i in range(len(queries))]
 
     def run() -> Array:
         return np.concatenate(
-            [index.search(one, k, params=params)[0] for one, params in zip(asked, ranges)]
+            [
+                index.search(one, k, params=params)[0]
+                for one, params in zip(asked, ranges, strict=True)
+            ]
         )
 
     return Step(run)
@@ -74,13 +80,13 @@ def faiss_knn(case: Case, inputs: Inputs, threads: int) -> Step:
 
     vectors, offsets, queries, k = _parts(case, inputs)
     asked = [queries[i : i + 1] for i in range(len(queries))]
-    slices = [vectors[begin:end] for begin, end in zip(offsets[:-1], offsets[1:])]
+    slices = [vectors[begin:end] for begin, end in itertools.pairwise(offsets)]
 
     def run() -> Array:
         return np.concatenate(
             [
                 faiss.knn(one, rows, k, metric=faiss.METRIC_INNER_PRODUCT)[0]
-                for one, rows in zip(asked, slices)
+                for one, rows in zip(asked, slices, strict=True)
             ]
         )
 
@@ -93,7 +99,7 @@ def hnswlib_brute_force(case: Case, inputs: Inputs, threads: int) -> Step:
 
     vectors, offsets, queries, k = _parts(case, inputs)
     indexes = []
-    for begin, end in zip(offsets[:-1], offsets[1:]):
+    for begin, end in itertools.pairwise(offsets):
         index = hnswlib.BFIndex(space="ip", dim=vectors.shape[1])
         index.init_index(max_elements=int(end - begin))
         index.add_items(vectors[begin:end])
@@ -113,20 +119,20 @@ def usearch_loop(case: Case, inputs: Inputs, threads: int) -> Step:
     import usearch.index
 
     vectors, offsets, queries, k = _parts(case, inputs)
-    slices = [vectors[begin:end] for begin, end in zip(offsets[:-1], offsets[1:])]
+    slices = [vectors[begin:end] for begin, end in itertools.pairwise(offsets)]
     metric = usearch.index.MetricKind.IP
 
     def run() -> list[Any]:
         return [
             usearch.index.search(rows, query, min(k, len(rows)), metric, exact=True, threads=1)
-            for rows, query in zip(slices, queries)
+            for rows, query in zip(slices, queries, strict=True)
         ]
 
     return Step(run, answer=lambda found: _padded([1 - one.distances for one in found], k))
 
 
 def torch_bucketed(case: Case, inputs: Inputs, threads: int) -> Step:
-    """Banks of about one size padded to a batch; `bmm` and `topk` a batch. The batches are made beforehand."""
+    """Banks of about one size padded to a batch beforehand; `bmm` and `topk` a batch."""
     import torch
 
     vectors, offsets, queries, k = _parts(case, inputs)
@@ -166,6 +172,6 @@ def _parts(case: Case, inputs: Inputs) -> tuple[Array, Array, Array, int]:
 
 def _padded(scores: list[Array], k: int) -> Array:
     out = np.full((len(scores), k), -np.inf, np.float32)
-    for row, found in zip(out, scores):
+    for row, found in zip(out, scores, strict=True):
         row[: len(found)] = found
     return out

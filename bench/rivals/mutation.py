@@ -1,4 +1,4 @@
-"""Rivals at append, update, delete and search in many banks, on the script of `memcore.bench.script`.
+"""Rivals at append, update, delete and search in many banks, on `memcore.bench.script`.
 
 They are spared what we do: NumPy and torch name rows by place and keep no ids.
 """
@@ -61,7 +61,7 @@ def numpy_swap_remove(case: Case, inputs: Inputs, threads: int) -> Step:
 
 
 def numpy_batched(case: Case, inputs: Inputs, threads: int) -> Step:
-    """One array for all banks, which works because all are of one size; every operation over all banks at once."""
+    """One array for all banks, which are of one size; every operation over all at once."""
     turns = Turns(inputs, _NumpyBatched(inputs, case.k))
     return Step(turns.run, turns.setup, repeatable=False)
 
@@ -82,7 +82,7 @@ class _NumpyBanks:
     def __init__(self, inputs: Inputs, k: int) -> None:
         n_banks, n_rows, dim = inputs["vectors"].shape
         self.banks = [np.empty((n_rows + 1, dim), np.float32) for _ in range(n_banks)]
-        for bank, rows in zip(self.banks, inputs["vectors"]):
+        for bank, rows in zip(self.banks, inputs["vectors"], strict=True):
             bank[:n_rows] = rows
         self.sizes = [n_rows] * n_banks
         self.queries, self.k = inputs["queries"], k
@@ -94,7 +94,7 @@ class _NumpyBanks:
             self.sizes[i] += count
 
     def update(self, change: Change) -> None:
-        for bank, positions, rows in zip(self.banks, change.positions, change.vectors):
+        for bank, positions, rows in zip(self.banks, change.positions, change.vectors, strict=True):
             bank[positions] = rows
 
     def delete(self, change: Change) -> None:
@@ -195,21 +195,21 @@ class _FaissBanks:
 
         n_rows, dim = inputs["vectors"].shape[1:]
         self.banks = [faiss.IndexIDMap2(faiss.IndexFlatIP(dim)) for _ in inputs["vectors"]]
-        for bank, rows in zip(self.banks, inputs["vectors"]):
+        for bank, rows in zip(self.banks, inputs["vectors"], strict=True):
             bank.add_with_ids(rows, np.arange(n_rows))
         self.queries, self.k = inputs["queries"], k
 
     def append(self, change: Change) -> None:
-        for bank, ids, rows in zip(self.banks, change.ids, change.vectors):
+        for bank, ids, rows in zip(self.banks, change.ids, change.vectors, strict=True):
             bank.add_with_ids(rows, ids)
 
     def update(self, change: Change) -> None:
-        for bank, ids, rows in zip(self.banks, change.ids, change.vectors):
+        for bank, ids, rows in zip(self.banks, change.ids, change.vectors, strict=True):
             bank.remove_ids(ids)
             bank.add_with_ids(rows, ids)
 
     def delete(self, change: Change) -> None:
-        for bank, ids in zip(self.banks, change.ids):
+        for bank, ids in zip(self.banks, change.ids, strict=True):
             bank.remove_ids(ids)
 
     def search(self) -> Array:

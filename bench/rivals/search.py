@@ -91,7 +91,11 @@ def _faiss_flat(case: Case, inputs: Inputs, threshold: int) -> Step:
     import faiss
 
     keys, queries = _keys_for(case, inputs), inputs["queries"]
-    index = faiss.IndexFlatL2(keys.shape[1]) if case.metric == "l2" else faiss.IndexFlatIP(keys.shape[1])
+    index = (
+        faiss.IndexFlatL2(keys.shape[1])
+        if case.metric == "l2"
+        else faiss.IndexFlatIP(keys.shape[1])
+    )
     index.add(keys)
 
     def setup() -> None:
