@@ -244,4 +244,4 @@ def test_torch_is_not_imported():
         "heavy = {'torch', 'numpy.ma', 'importlib.metadata', 'ml_dtypes'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-I", "-c", code], check=True)

@@ -16,7 +16,7 @@ ROWS = np.ones((2, 3), np.float32)
 
 def run_python(code, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-I", "-c", code],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
