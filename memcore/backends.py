@@ -98,8 +98,9 @@ def explain(op: str, *args: Any, backend: str | None = None) -> Explanation:
     """Say which engine would run `op(*args, backend=backend)`, and why the others would not.
 
     Example:
-        >>> memcore.explain("search", queries, keys).engine
-        'cpu'
+        >>> import memcore
+        >>> memcore.explain("search", backend="reference").reasons["cpu"]
+        'could run, but reference was chosen'
     """
     if op not in _CPU:
         known = ", ".join(_CPU)

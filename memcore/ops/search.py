@@ -71,6 +71,12 @@ def search(
         InputError: a query with NaN, Inf or a norm above 1e18 (the first such row is named); a
             negative k.
         BackendError: an engine that is not there, or an array on a device.
+
+    Example:
+        >>> import memcore
+        >>> keys = [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]
+        >>> memcore.search([1.0, 0.0], keys, 2, metric="cosine").ids.tolist()
+        [[0, 2]]
     """
     if keys.__class__ is not np.ndarray and hasattr(keys, "search"):
         options = {
@@ -134,6 +140,12 @@ def search_ragged(
         ShapeError, DtypeError, InputError, BackendError: as `search` does, and for offsets that
         fall or leave the keys,
             or a segment that is not there.
+
+    Example:
+        >>> import memcore
+        >>> keys = [[1.0], [2.0], [3.0], [4.0]]
+        >>> memcore.search_ragged([[1.0], [1.0]], keys, [0, 1, 4], 2).ids.tolist()
+        [[0, -1], [3, 2]]
     """
     limits = (mask, candidates, scale, bias, min_score, max_score)
     return _search("search_ragged", queries, keys, offsets, segments, k, metric, limits, backend)

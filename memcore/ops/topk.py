@@ -29,6 +29,11 @@ def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
         ShapeError: scores is not one or two-dimensional.
         DtypeError: scores or k is not of numbers.
         InputError: k is negative.
+
+    Example:
+        >>> import memcore
+        >>> memcore.topk([2.0, 5.0, 5.0, 1.0], 3).ids.tolist()
+        [[1, 2, 0]]
     """
     run = engine("topk", backend)
     rows = arrays.floats("topk", "scores", scores)
