@@ -43,7 +43,6 @@ def compile_all(
         The distinct programs, the program of each query (n_queries,) with -1 for all rows, and the
         columns of words that were asked for: a new word there puts the programs out of date.
     """
-    programs: list[Program] = []
     known: dict[int, int] = {}
     index = []
     compiler = _Compiler(schema, tables)
@@ -54,10 +53,10 @@ def compile_all(
         # A condition given for many queries is compiled once.
         number = known.get(id(condition))
         if number is None:
-            number = known[id(condition)] = len(programs)
-            programs.append(compiler.program(condition))
+            number = known[id(condition)] = len(known)
+            compiler.program(condition)
         index.append(number)
-    return programs, np.array(index, np.int64), compiler.words
+    return compiler.programs(), np.array(index, np.int64), compiler.words
 
 
 class _Compiler:
@@ -68,17 +67,28 @@ class _Compiler:
         self._schema = schema
         self._tables = tables
         self._matches: dict[Any, list[int]] = {}
+        # Of all programs, one after the other, and where each of them ends.
         self._steps: list[tuple[int, int, int, int]] = []
         self._constants: list[int] = []
+        self._ends = [(0, 0)]
 
-    def program(self, condition: Mapping[str, Any]) -> Program:
-        self._steps, self._constants = [], []
+    def program(self, condition: Mapping[str, Any]) -> None:
+        """Write the program of a condition behind the others."""
         self._condition(condition, 0)
-        return np.array(self._steps, np.int64).reshape(-1, 4), np.array(self._constants, np.int64)
+        self._ends.append((len(self._steps), len(self._constants)))
+
+    def programs(self) -> list[Program]:
+        """All programs; thousands of small ones, so that they share two arrays."""
+        steps = np.array(self._steps, np.int64).reshape(-1, 4)
+        constants = np.array(self._constants, np.int64)
+        return [
+            (steps[a:b], constants[c:d])
+            for (a, c), (b, d) in zip(self._ends[:-1], self._ends[1:], strict=True)
+        ]
 
     def _condition(self, condition: Any, depth: int) -> None:
         """Push the rows that meet every entry of a condition."""
-        if not isinstance(condition, Mapping):
+        if not _is_mapping(condition):
             raise DtypeError(f"search: where has {_show(condition)}, should be a dict")
         if depth > _MAX_DEPTH:
             raise InputError(f"search: where is nested deeper than {_MAX_DEPTH}, should be flatter")
@@ -112,7 +122,7 @@ class _Compiler:
 
     def _field(self, field: Field, value: Any) -> None:
         """Push the rows whose field equals a value, or meets every operator of a dict."""
-        tests = value if isinstance(value, Mapping) else {"eq": value}
+        tests = value if _is_mapping(value) else {"eq": value}
         for name, wanted in tests.items():
             if name not in OPERATORS:
                 raise InputError(
@@ -155,9 +165,11 @@ class _Compiler:
         self._step(NOT_IN if name in ("ne", "nin") else IN, field.column, numbers)
 
     def _step(self, step: int, column: int = 0, constants: list[int] | None = None) -> None:
-        begin = len(self._constants)
+        # A program counts its own constants.
+        start = self._ends[-1][1]
+        begin = len(self._constants) - start
         self._constants += constants or []
-        self._steps.append((step, column, begin, len(self._constants)))
+        self._steps.append((step, column, begin, len(self._constants) - start))
 
 
 def _cells(field: Field, values: list[Any]) -> list[int]:
@@ -184,6 +196,11 @@ def _listed(field: Field, name: str, values: Any) -> list[Any]:
             f"search: where[{field.name!r}] with {name!r} is {_show(values)}, should be a list"
         )
     return list(values)
+
+
+def _is_mapping(value: Any) -> bool:
+    # A dict is told at once, where an abstract class takes its time.
+    return type(value) is dict or isinstance(value, Mapping)
 
 
 def _unfit(field: Field, name: str) -> InputError:
