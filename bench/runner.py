@@ -118,7 +118,7 @@ def _measured(
         pids=[worker.process.pid for worker in where.workers],
         scratch=np.ones(2 * where.limits.l3_bytes, np.uint8) if is_flushing else None,
         ours=ours,
-        job_of=lambda name: name if name in ours else rivals.library(name),
+        job_of=lambda name: name.partition("@")[0],
     )
     rated = {name: samples[name] for name in others if name in samples}
     best = min(rated, key=lambda name: rated[name].median(), default="")

@@ -231,8 +231,8 @@ def _turn(contestant: Contestant, calls: int, scratch: np.ndarray | None) -> tup
 
 def _first_turn(contestant: Contestant, scratch: np.ndarray | None) -> tuple[float, float]:
     """A turn after a call that warms up: page faults, pools and lazy set-up are over."""
-    if contestant.time() > LONG_CALL_S:
-        seconds = contestant.time()
+    seconds = contestant.time()
+    if seconds > LONG_CALL_S:
         return seconds, seconds
     return _turn(contestant, 1, scratch)
 

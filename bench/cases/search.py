@@ -22,6 +22,10 @@ from ..timing import Samples, Step
 FLOOR_AND_GOAL = {1: (7.0, 10.0), 16: (6.0, 10.0), 256: (3.5, 5.0), 4096: (3.5, 5.0)}
 COLD_FLOOR_AND_GOAL = (3.5, 5.0)
 GOAL_AT_384 = 4.0
+# FAISS takes its matrix path from this many queries on by itself.
+FAISS_THRESHOLD = 20
+# Rivals that score pair by pair take minutes, and never win, past this many pairs.
+LOOP_WORK = 30_000_000
 # The sizes that the goals are set for.
 GOAL_SIZES = ((100_000, 128), (100_000, 384), (1_000_000, 128))
 
@@ -63,8 +67,15 @@ class Search(Case):
         return {"memcore Bank": bank, "memcore.search": arrays}
 
     def rivals(self) -> dict[str, Prepare]:
-        """All that search an array."""
-        return rivals.all_of()
+        """All that search an array, less those without a chance at large batches."""
+        found = rivals.all_of()
+        if self.n_queries >= FAISS_THRESHOLD:
+            # The default threshold takes the matrix path too.
+            found.pop("faiss[default]")
+        if self.n * self.n_queries > LOOP_WORK:
+            for name in ("hnswlib", "usearch"):
+                found.pop(name)
+        return found
 
     def check(self, inputs: Inputs, result: Any) -> np.ndarray:
         """Against the reference and the float32 scan."""
