@@ -19,7 +19,7 @@ COPIES = 200
 KINDS = ("mix", "near-duplicates", "outliers")
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def keys(kind: str, n: int, dim: int, seed: int) -> Array:
     """(n, dim) float32 rows of one of `KINDS`; do not write to them, they are cached."""
     rows = np.random.default_rng([seed, 1])

@@ -8,6 +8,7 @@ it times.
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -194,15 +195,16 @@ def measure(
     n_rounds = 0
     start = time.perf_counter()
     order = list(staying)
+    shuffle = random.Random(0).shuffle
     while n_rounds < max_rounds:
         batch: list[tuple[str, float, float]] = []
         batch_rounds = 0
         watch.start()
         began = time.perf_counter()
         while batch_rounds == 0 or time.perf_counter() - began < JUDGED_S:
+            shuffle(order)
             for name in order:
                 batch.append((name, *_turn(contestants[name], groups[name], scratch)))
-            order.append(order.pop(0))
             batch_rounds += 1
         load = watch.share()
         if load > OTHER_LOAD and retakes < MAX_RETAKES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, ClassVar
 
@@ -22,6 +22,9 @@ from ..timing import Samples, Step
 FLOOR_AND_GOAL = {1: (7.0, 10.0), 16: (6.0, 10.0), 256: (3.5, 5.0), 4096: (3.5, 5.0)}
 COLD_FLOOR_AND_GOAL = (3.5, 5.0)
 GOAL_AT_384 = 4.0
+# A hard set may take this many times as long as plain rows of the same shape, timed beside it.
+LARGEST_OF_HARD = 1.6
+PLAIN = "memcore Bank, plain rows"
 # FAISS takes its matrix path from this many queries on by itself.
 FAISS_THRESHOLD = 20
 # Rivals that score pair by pair take minutes, and never win, past this many pairs.
@@ -64,6 +67,8 @@ class Search(Case):
 
     def engines(self) -> dict[str, Prepare]:
         """A Bank, and memcore.search over the array, which has no int8 rows at hand."""
+        if self.kind != "mix":
+            return {"memcore Bank": bank, PLAIN: plain_bank}
         return {"memcore Bank": bank, "memcore.search": arrays}
 
     def rivals(self) -> dict[str, Prepare]:
@@ -79,6 +84,8 @@ class Search(Case):
 
     def check(self, inputs: Inputs, result: Any) -> np.ndarray:
         """Against the reference and the float32 scan."""
+        if not isinstance(result, memcore.Hits):
+            result, inputs = result
         return gate.check_search(
             result, inputs["queries"], inputs["keys"], self.k, self.metric, self.seed
         )
@@ -95,6 +102,10 @@ class Search(Case):
         self, samples: dict[str, Samples], best_rival: str, limits: Limits
     ) -> dict[str, list[Figure]]:
         """The speed against the best rival, where a floor is set."""
+        if self.kind != "mix" and "memcore Bank" in samples and PLAIN in samples:
+            ratio = samples["memcore Bank"].median() / samples[PLAIN].median()
+            figure = Figure("time", ratio, "x plain rows", LARGEST_OF_HARD, None, False)
+            return {"memcore Bank": [figure]}
         with_goal = (self.n, self.dim) in GOAL_SIZES and self.kind == "mix" and self.k == 10
         if not (with_goal and best_rival and "memcore Bank" in samples):
             return {}
@@ -126,6 +137,15 @@ def bank(case: Case, inputs: Inputs, threads: int) -> Step:
         store.add(inputs["keys"][begin : begin + (1 << 17)])
     queries = inputs["queries"]
     return Step(lambda: store.search(queries, case.k))
+
+
+def plain_bank(case: Case, inputs: Inputs, threads: int) -> Step:
+    """The same search over plain rows, which come with their own queries."""
+    if not isinstance(case, Search):
+        raise TypeError(f"plain_bank: case is {case.name}, should be a Search")
+    plain = replace(case, kind="mix").inputs()
+    step = bank(case, plain, threads)
+    return Step(step.run, answer=lambda hits: (hits, plain))
 
 
 def arrays(case: Case, inputs: Inputs, threads: int) -> Step:
