@@ -37,8 +37,8 @@ PageTable PageTable::clone() const {
   return copy;
 }
 
-BankRows BankRows::clone() const {
-  BankRows copy;
+BankContents BankContents::clone() const {
+  BankContents copy;
   copy.pages = pages.clone();
   copy.n_rows = n_rows;
   copy.next_id = next_id;

@@ -40,7 +40,7 @@ class PageTable {
 };
 
 // Row r of a bank lies in lane r % 16 of page pages[r / 16]; rows are dense, in no particular order.
-struct BankRows {
+struct BankContents {
   PageTable pages;
   int64_t n_rows = 0;
   // The smallest id past all that the bank ever gave or took; 2^63 once the largest is used.
@@ -53,10 +53,10 @@ struct BankRows {
   std::unique_ptr<IdMap> id_map;
 
   // The same pages under another table; their references are not counted yet.
-  BankRows clone() const;
+  BankContents clone() const;
 };
 
-struct Bank : BankRows {
+struct Bank : BankContents {
   int32_t generation = 1;
   bool is_alive = false;
   // Scratch of the call in progress; -1 between calls.

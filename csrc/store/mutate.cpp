@@ -171,6 +171,7 @@ void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n, const
   run(plan);
   if (incoming) incoming->write(slots, batch.order);
   for (const int64_t position : batch.order) {
+    slab_.mark_stale(slots[position]);
     slab_.ids(page_of(slots[position]))[lane_of(slots[position])] = ids_out[position];
     write_cells(slots[position], position, cells, true);
   }
@@ -214,7 +215,9 @@ void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n, co
   run(plan);
   if (incoming) incoming->write(slots, batch.order);
   for (const int64_t position : batch.order) {
-    if (slots[position] >= 0) write_cells(slots[position], position, cells, false);
+    if (slots[position] < 0) continue;
+    if (incoming) slab_.mark_stale(slots[position]);
+    write_cells(slots[position], position, cells, false);
   }
   finish(plan);
   for (int64_t i = 0; i < n; ++i) found[i] = rows[i] >= 0;

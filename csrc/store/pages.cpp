@@ -72,17 +72,17 @@ void Pages::fork(const Int64View& handles, int64_t n, int64_t* forks) {
   for (int64_t i = 0; i < handles.size; ++i) parents[i] = find_bank(banks_, handles, i, "fork");
 
   // Everything that can fail comes before the first fork is seen.
-  std::vector<BankRows> copies;
+  std::vector<BankContents> copies;
   copies.reserve(handles.size * n);
   for (const int32_t parent : parents) {
     for (int64_t i = 0; i < n; ++i) copies.push_back(banks_[parent].clone());
   }
   banks_.reserve(handles.size * n);
-  for (BankRows& copy : copies) {
+  for (BankContents& copy : copies) {
     const int32_t fork = banks_.take();
     *forks++ = banks_.handle(fork);
     acquire_pages(copy);
-    static_cast<BankRows&>(banks_[fork]) = std::move(copy);
+    static_cast<BankContents&>(banks_[fork]) = std::move(copy);
   }
 }
 
@@ -92,7 +92,7 @@ void Pages::copy_from(const Int64View& handles, const Int64View& sources) {
   const int64_t repeated = first_repeated_bank(batch);
   MEMCORE_CHECK(repeated < 0, kInput, "copy_from: handle ", handles[repeated], " (position ", repeated,
                 ") is repeated, should be given once");
-  std::vector<BankRows> copies;
+  std::vector<BankContents> copies;
   copies.reserve(batch.banks.size());
   for (int64_t i = 0; i < handles.size; ++i) {
     copies.push_back(banks_[find_bank(banks_, sources, i, "copy_from")].clone());
@@ -101,10 +101,10 @@ void Pages::copy_from(const Int64View& handles, const Int64View& sources) {
   for (const int32_t bank : batch.banks) plan.cut_pages(bank, 0);
   plan.seal();
   // A bank may be the source of another: pages gain references before any loses one.
-  for (const BankRows& copy : copies) acquire_pages(copy);
+  for (const BankContents& copy : copies) acquire_pages(copy);
   finish(plan);
   for (size_t i = 0; i < copies.size(); ++i) {
-    static_cast<BankRows&>(banks_[batch.banks[i]]) = std::move(copies[i]);
+    static_cast<BankContents&>(banks_[batch.banks[i]]) = std::move(copies[i]);
   }
 }
 
@@ -183,14 +183,14 @@ void Pages::compact() {
   for (int32_t page = static_cast<int32_t>(n_used); page < slab_.n_pages(); ++page) {
     if (slab_.n_references(page) == 0) continue;
     while (slab_.n_references(target) > 0) ++target;
-    copies.push_back({page, target, kPageRows});
+    copies.push_back({page, target, kPageRows, kPageRows});
     targets[page - n_used] = target++;
   }
   for_tasks_or_alone(static_cast<int64_t>(copies.size()), kTaskPages, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      slab_.copy_vectors(copies[i].from, copies[i].to, kPageRows);
+      slab_.copy_vectors(copies[i].from, copies[i].to, kPageRows, kPageRows);
       slab_.copy_cells(copies[i].from, copies[i].to, kPageRows);
-      slab_.wipe_vectors(copies[i].from, 0, kPageRows);
+      slab_.wipe_page(copies[i].from, kPageRows);
       slab_.wipe_cells(copies[i].from, 0, kPageRows);
     }
   });
@@ -204,7 +204,7 @@ void Pages::compact() {
   slab_.trim();
 }
 
-void Pages::acquire_pages(const BankRows& rows) noexcept {
+void Pages::acquire_pages(const BankContents& rows) noexcept {
   for (int64_t i = 0; i < rows.pages.size(); ++i) slab_.acquire(rows.pages[i]);
 }
 
@@ -217,13 +217,16 @@ void Pages::run(const Plan& plan) noexcept {
     count_refs(copy.to, 0, copy.n_lanes, 1);
   }
   for_tasks_or_alone(static_cast<int64_t>(copies.size()), kTaskPages, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) slab_.copy_vectors(copies[i].from, copies[i].to, copies[i].n_lanes);
+    for (int64_t i = begin; i < end; ++i) {
+      slab_.copy_vectors(copies[i].from, copies[i].to, copies[i].n_lanes, copies[i].n_used);
+    }
   });
 
   for (const Plan::Move& move : moves) {
     const int lane = lane_of(move.to);
     count_refs(page_of(move.to), lane, lane + 1, -1);
     slab_.move_cells(move.from, move.to);
+    slab_.mark_stale(move.to);
     count_refs(page_of(move.to), lane, lane + 1, 1);
   }
   for_tasks_or_alone(static_cast<int64_t>(moves.size()), 2 * kPageRows, [&](int64_t, int64_t begin, int64_t end) {
@@ -252,7 +255,7 @@ void Pages::finish(Plan& plan) noexcept {
     slab_.wipe_cells(page.page, 0, kPageRows);
   }
   for_tasks_or_alone(static_cast<int64_t>(freed.size()), kTaskPages, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) slab_.wipe_vectors(freed[i].page, 0, freed[i].end_lane);
+    for (int64_t i = begin; i < end; ++i) slab_.wipe_page(freed[i].page, freed[i].end_lane);
   });
   for (const Plan::Wipe& page : freed) slab_.give_back(page.page);
 }

@@ -78,7 +78,7 @@ class Pages {
   // Runs the copies, moves and wipes of a sealed plan; then the caller writes, then finish lets go of pages.
   void run(const Plan& plan) noexcept;
   void finish(Plan& plan) noexcept;
-  void acquire_pages(const BankRows& rows) noexcept;
+  void acquire_pages(const BankContents& rows) noexcept;
 
   // Adds (or takes away, for sign -1) the references of some lanes of a page.
   void count_refs(int32_t page, int begin_lane, int end_lane, int sign) noexcept;

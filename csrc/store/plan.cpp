@@ -19,8 +19,9 @@ bool Plan::own_page(int32_t bank, int64_t position, int n_lanes) {
   make_room(copies_);
   make_room(edits_);
   const int32_t copy = slab_.take();
-  copies_.push_back({page, copy, n_lanes});
-  edits_.push_back({bank, page, position, lanes_in_use(bank, position)});
+  const int32_t n_used = lanes_in_use(bank, position);
+  copies_.push_back({page, copy, n_lanes, n_used});
+  edits_.push_back({bank, page, position, n_used});
   page = copy;
   return true;
 }

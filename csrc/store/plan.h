@@ -17,6 +17,7 @@ class Plan {
     int32_t from;
     int32_t to;
     int32_t n_lanes;
+    int32_t n_used;  // lanes of `from`
   };
   struct Move {
     int64_t from;

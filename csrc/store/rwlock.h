@@ -4,17 +4,17 @@
 #include <cstdint>
 #include <mutex>
 
+#include "forkable.h"
+
 namespace memcore {
 
 // Many readers or one writer; a waiting writer goes before new readers. Wait for it without the GIL, and never ask for
 // the GIL while holding it as a writer: fork(2) waits until no writer is active. In the child every lock is free.
 // Use with std::shared_lock and std::unique_lock.
-class RwLock {
+class RwLock final : private Forkable {
  public:
-  RwLock();
-  ~RwLock();
-  RwLock(const RwLock&) = delete;
-  RwLock& operator=(const RwLock&) = delete;
+  RwLock() { enlist(); }
+  ~RwLock() override { leave(); }
 
   void lock_shared();
   void unlock_shared();
@@ -22,11 +22,9 @@ class RwLock {
   void unlock();
 
  private:
-  friend struct ForkGuard;
-
-  // As lock_shared, but goes before waiting writers: they may wait for a reader that waits for the GIL.
-  void lock_for_fork();
-  void reset();
+  void before_fork() override;
+  void after_fork_in_parent() override { unlock_shared(); }
+  void after_fork_in_child() override;
 
   std::mutex mutex_;
   std::condition_variable readers_may_go_;
@@ -34,10 +32,6 @@ class RwLock {
   int64_t n_readers_ = 0;
   int64_t n_writers_waiting_ = 0;
   bool writing_ = false;
-
-  // The live locks form a list, for fork's sake.
-  RwLock* next_ = nullptr;
-  RwLock* previous_ = nullptr;
 };
 
 }  // namespace memcore

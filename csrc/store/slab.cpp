@@ -9,6 +9,7 @@
 #include <new>
 
 #include "check.h"
+#include "float_env.h"
 
 namespace memcore {
 namespace {
@@ -73,7 +74,10 @@ void Slab::add_chunk() {
 
   const int64_t capacity = capacity_ + chunk.n_pages;
   chunks_.reserve(chunks_.size() + 1);
-  if (static_cast<int64_t>(n_references_.size()) < capacity) n_references_.resize(capacity);
+  if (static_cast<int64_t>(n_references_.size()) < capacity) {
+    n_references_.resize(capacity);
+    stale_.grow(capacity);
+  }
   free_.reserve(capacity);
   chunk.memory = map_memory(chunk.n_bytes);
   chunk.rows = chunk.memory;
@@ -97,7 +101,7 @@ int32_t Slab::take() {
     if (n_pages_ == capacity_) add_chunk();
     page = static_cast<int32_t>(n_pages_++);
     std::fill_n(ids(page), kPageRows, -1);
-    if (dim_ > 0) std::memset(block(page), kZeroCode, block_codes_bytes(dim_));
+    if (dim_ > 0) std::memset(raw_block(page), kZeroCode, block_codes_bytes(dim_));
   }
   n_references_[page] = 1;
   return page;
@@ -108,38 +112,59 @@ void Slab::give_back(int32_t page) noexcept {
   free_.push_back(page);
 }
 
-void Slab::copy_vectors(int32_t from, int32_t to, int n_lanes) const {
+void Slab::copy_vectors(int32_t from, int32_t to, int n_lanes, int n_used) const {
   if (dim_ == 0) return;
   std::memcpy(rows(to), rows(from), n_lanes * row_bytes_);
-  std::memcpy(block(to), block(from), block_stride_);
-  wipe_shadow(to, n_lanes, kPageRows);
-}
-
-void Slab::move_vector(int64_t from, int64_t to) const {
-  if (dim_ == 0) return;
-  std::memcpy(row(to), row(from), row_bytes_);
-  const uint8_t* source = block(page_of(from));
-  uint8_t* target = block(page_of(to));
-  const int source_lane = lane_of(from);
-  const int target_lane = lane_of(to);
-  for (int64_t offset = 0; offset < block_stride_; offset += kPageRows * 4) {
-    std::memcpy(target + offset + target_lane * 4, source + offset + source_lane * 4, 4);
-  }
+  std::memcpy(raw_block(to), raw_block(from), block_stride_);
+  stale_.copy(from, to);
+  stale_.mark(to, n_lanes, n_used);
 }
 
 void Slab::wipe_vectors(int32_t page, int begin_lane, int end_lane) const {
   if (dim_ == 0) return;
   std::memset(rows(page) + begin_lane * row_bytes_, 0, (end_lane - begin_lane) * row_bytes_);
-  wipe_shadow(page, begin_lane, end_lane);
+  stale_.mark(page, begin_lane, end_lane);
 }
 
-void Slab::wipe_shadow(int32_t page, int begin_lane, int end_lane) const {
-  // A block is lines of 16 lanes, 4 bytes each: first the codes, then scale, error and norm.
-  uint8_t* lane = block(page) + begin_lane * 4;
-  const int64_t n_bytes = (end_lane - begin_lane) * 4;
+void Slab::wipe_page(int32_t page, int n_used) const {
+  if (dim_ == 0) return;
+  std::memset(rows(page), 0, n_used * row_bytes_);
+  std::memset(raw_block(page), kZeroCode, block_codes_bytes(dim_));
+  std::memset(raw_block(page) + block_codes_bytes(dim_), 0, block_stride_ - block_codes_bytes(dim_));
+  stale_.clear(page);
+}
+
+void Slab::update_block(int32_t page, uint16_t lanes) const {
+  const FloatEnv env;
+  uint8_t* block = raw_block(page);
   const int64_t codes_end = block_codes_bytes(dim_);
-  for (int64_t offset = 0; offset < codes_end; offset += kLine) std::memset(lane + offset, kZeroCode, n_bytes);
-  for (int64_t offset = codes_end; offset < block_stride_; offset += kLine) std::memset(lane + offset, 0, n_bytes);
+  const void* stored[kPageRows];
+  int lane_of_row[kPageRows];
+  int n = 0;
+  for (uint32_t left = lanes; left != 0; left &= left - 1) {
+    const int lane = std::countr_zero(left);
+    if (ids(page)[lane] >= 0) {
+      stored[n] = rows(page) + lane * row_bytes_;
+      lane_of_row[n++] = lane;
+      continue;
+    }
+    // A block is lines of 16 lanes, 4 bytes each: first the codes, then scale, error and norm.
+    uint8_t* line = block + lane * 4;
+    for (int64_t at = 0; at < block_stride_; at += kLine) std::memset(line + at, at < codes_end ? kZeroCode : 0, 4);
+  }
+
+  if (n == 0) return;
+  float squares[kPageRows];
+  kernels().square_rows(stored, dtype_, n, dim_, squares);
+  std::vector<float> widened(dtype_ == DType::kFloat32 ? 0 : dim_);
+  for (int i = 0; i < n; ++i) {
+    const float* wide = static_cast<const float*>(stored[i]);
+    if (dtype_ != DType::kFloat32) {
+      kernels().widen(stored[i], dtype_, dim_, widened.data());
+      wide = widened.data();
+    }
+    kernels().shadow_row(wide, dim_, squares[i], block, lane_of_row[i]);
+  }
 }
 
 void Slab::copy_cells(int32_t from, int32_t to, int n_lanes) const {
@@ -193,14 +218,14 @@ std::string Slab::content(int32_t page) const {
   std::string bytes;
   const auto append = [&](const void* part, int64_t n) { bytes.append(static_cast<const char*>(part), n); };
   append(rows(page), kPageRows * row_bytes_);
-  append(block(page), block_stride_);
+  if (dim_ > 0) append(block(page), block_stride_);
   append(ids(page), kPageRows * 8);
   for (int column = 0; column < n_columns_; ++column) append(cells(column, page), kPageRows * 8);
   return bytes;
 }
 
 int64_t Slab::nbytes() const {
-  return (n_pages_ - n_free_pages()) * page_bytes_ +
+  return (n_pages_ - n_free_pages()) * page_bytes_ + stale_.nbytes() +
          static_cast<int64_t>((n_references_.capacity() + free_.capacity()) * sizeof(int32_t) +
                               chunks_.capacity() * sizeof(Chunk));
 }

@@ -2,11 +2,13 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "dtype.h"
 #include "kernels.h"
+#include "stale_lanes.h"
 
 namespace memcore {
 
@@ -32,14 +34,15 @@ class Slab {
   int n_columns() const { return n_columns_; }
   int64_t row_bytes() const { return row_bytes_; }
 
-  // The parts of a page. Lane r of rows starts at r * row_bytes(); block is laid out as kernels.h says.
+  // The parts of a page. Lane r of rows starts at r * row_bytes(); block is laid out as kernels.h says, and is up to date
+  // when this returns.
   uint8_t* rows(int32_t page) const {
     const Chunk& c = chunk(page);
     return c.rows + (page - c.first) * rows_stride_;
   }
-  uint8_t* block(int32_t page) const {
-    const Chunk& c = chunk(page);
-    return c.blocks + (page - c.first) * block_stride_;
+  const uint8_t* block(int32_t page) const {
+    stale_.bring_up_to_date(page, [&](uint16_t lanes) { update_block(page, lanes); });
+    return raw_block(page);
   }
   int64_t* ids(int32_t page) const {
     const Chunk& c = chunk(page);
@@ -69,18 +72,20 @@ class Slab {
     n_references_[from] = 0;
   }
 
-  // Vectors and shadow of the first n_lanes lanes of a page; the other lanes of `to` are wiped already.
-  void copy_vectors(int32_t from, int32_t to, int n_lanes) const;
-  void move_vector(int64_t from, int64_t to) const;
+  // Vectors of the first n_lanes lanes of a page, of which n_used are in use; the other lanes of `to` are wiped already.
+  // The shadow follows when block is called next.
+  void copy_vectors(int32_t from, int32_t to, int n_lanes, int n_used) const;
+  void move_vector(int64_t from, int64_t to) const { std::memcpy(row(to), row(from), row_bytes_); }
   void wipe_vectors(int32_t page, int begin_lane, int end_lane) const;
+  void mark_stale(int64_t slot) const { stale_.mark(page_of(slot), lane_of(slot), lane_of(slot) + 1); }
+
+  // Vectors and shadow of a page that nobody holds.
+  void wipe_page(int32_t page, int n_used) const;
 
   // Asks for the lines that a write to a slot touches.
   void prefetch_slot(int64_t slot) const {
-    if (dim_ == 0) return;
     const uint8_t* lines = row(slot);
     for (int64_t i = 0; i < row_bytes_; i += 64) __builtin_prefetch(lines + i, 1);
-    lines = block(page_of(slot)) + lane_of(slot) * 4;
-    for (int64_t i = 0; i < block_stride_; i += 64) __builtin_prefetch(lines + i, 1);
   }
 
   // Ids and cells of the same. A wiped cell is 0.
@@ -118,7 +123,11 @@ class Slab {
   }
   const Chunk& chunk(int32_t page) const { return chunks_[chunk_index(page)]; }
   void add_chunk();
-  void wipe_shadow(int32_t page, int begin_lane, int end_lane) const;
+  uint8_t* raw_block(int32_t page) const {
+    const Chunk& c = chunk(page);
+    return c.blocks + (page - c.first) * block_stride_;
+  }
+  void update_block(int32_t page, uint16_t lanes) const;
 
   int64_t dim_;
   DType dtype_;
@@ -132,6 +141,7 @@ class Slab {
   std::vector<Chunk> chunks_;
   std::vector<int32_t> n_references_;
   std::vector<int32_t> free_;
+  mutable StaleLanes stale_;
   int64_t n_pages_ = 0;   // pages ever taken since the last trim, free ones included
   int64_t capacity_ = 0;  // pages in all chunks
 };

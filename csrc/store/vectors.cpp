@@ -55,9 +55,7 @@ const char* name_of(DType dtype) {
 }  // namespace
 
 IncomingVectors::IncomingVectors(const VectorsView& view, const Slab& slab, const char* op)
-    : slab_(slab), n_rows_(view.n_rows), data_(view.data), row_stride_(view.row_stride), squares_(view.n_rows) {
-  const int64_t n_tasks = (n_rows_ + kTaskRows - 1) / kTaskRows;
-  if (slab.dtype() != DType::kFloat32) widened_.resize(n_tasks * slab.dim());
+    : slab_(slab), n_rows_(view.n_rows), data_(view.data), row_stride_(view.row_stride) {
   if (view.dtype != slab.dtype() || view.column_stride != item_bytes(view.dtype)) convert(view);
   check(op);
 }
@@ -96,10 +94,11 @@ void IncomingVectors::check(const char* op) {
   std::atomic<int64_t> first_bad{n_rows_};
   for_tasks(n_rows_, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
     const void* rows[kTaskRows];
+    float squares[kTaskRows];
     for (int64_t i = begin; i < end; ++i) rows[i - begin] = row(i);
-    kernels().square_rows(rows, slab_.dtype(), end - begin, slab_.dim(), squares_.data() + begin);
+    kernels().square_rows(rows, slab_.dtype(), end - begin, slab_.dim(), squares);
     for (int64_t i = begin; i < end; ++i) {
-      if (squares_[i] <= kLargestSquare) continue;
+      if (squares[i - begin] <= kLargestSquare) continue;
       int64_t seen = first_bad;
       while (i < seen && !first_bad.compare_exchange_weak(seen, i)) {
       }
@@ -114,26 +113,19 @@ void IncomingVectors::check(const char* op) {
   const bool finite = std::all_of(wide.begin(), wide.end(), [](float x) { return std::isfinite(x); });
   MEMCORE_CHECK(finite, kInput, op, ": vectors row ", bad, " is not finite in ", name_of(slab_.dtype()),
                 ", should be finite");
-  fail(ErrorKind::kInput, op, ": vectors row ", bad, " has squared norm ", squares_[bad], ", should be at most 1e36");
+  const void* rows[] = {row(bad)};
+  float square;
+  kernels().square_rows(rows, slab_.dtype(), 1, slab_.dim(), &square);
+  fail(ErrorKind::kInput, op, ": vectors row ", bad, " has squared norm ", square, ", should be at most 1e36");
 }
 
 void IncomingVectors::write(const std::vector<int64_t>& slots, const std::vector<int64_t>& order) const noexcept {
-  const int64_t dim = slab_.dim();
-  const bool is_wide = slab_.dtype() == DType::kFloat32;
-  for_tasks_or_alone(n_rows_, kTaskRows, [&](int64_t task, int64_t begin, int64_t end) {
+  for_tasks_or_alone(n_rows_, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       // The lines of the next row come while this one is written.
       if (i + 1 < end && slots[order[i + 1]] >= 0) slab_.prefetch_slot(slots[order[i + 1]]);
       const int64_t slot = slots[order[i]];
-      if (slot < 0) continue;
-      uint8_t* stored = slab_.row(slot);
-      std::memcpy(stored, row(order[i]), slab_.row_bytes());
-      const float* wide = reinterpret_cast<const float*>(stored);
-      if (!is_wide) {
-        wide = widened_.data() + task * dim;
-        kernels().widen(stored, slab_.dtype(), dim, widened_.data() + task * dim);
-      }
-      kernels().shadow_row(wide, dim, squares_[order[i]], slab_.block(page_of(slot)), lane_of(slot));
+      if (slot >= 0) std::memcpy(slab_.row(slot), row(order[i]), slab_.row_bytes());
     }
   });
 }

@@ -24,7 +24,8 @@ class IncomingVectors {
   // Throws kInput in the name of op for the first row that is not finite or whose canonical dot with itself passes 1e36.
   IncomingVectors(const VectorsView& view, const Slab& slab, const char* op);
 
-  // slots[i] takes row i; slots below 0 are left out. order (n,) says which rows to write together.
+  // slots[i] takes row i; slots below 0 are left out. order (n,) says which rows to write together. Their shadow follows
+  // later: see Slab::mark_stale.
   void write(const std::vector<int64_t>& slots, const std::vector<int64_t>& order) const noexcept;
 
  private:
@@ -37,8 +38,6 @@ class IncomingVectors {
   const uint8_t* data_;
   int64_t row_stride_;
   std::unique_ptr<uint8_t[]> converted_;
-  std::vector<float> squares_;           // (n_rows,) canonical dots with itself
-  mutable std::vector<float> widened_;  // (n_tasks, dim), for rows that are not float32
 };
 
 }  // namespace memcore
