@@ -260,40 +260,36 @@ void Pages::plan_removal(Plan& plan, int32_t index, const std::vector<int64_t>& 
   if (removed.empty()) return;
   const Bank& bank = banks_[index];
   const int64_t n_left = bank.n_rows - static_cast<int64_t>(removed.size());
+  const bool has_map = bank.id_map != nullptr;
+  if (has_map) {
+    for (const int64_t row : removed) {
+      plan.unmap_id(index, slab_.ids(bank.pages[row / kPageRows])[row % kPageRows]);
+    }
+  }
+
+  // The rows now end in this page. If it is shared, its copy never gets the lanes that go; else they are wiped.
   const int64_t end_page = n_left / kPageRows;
   const int32_t end_before = bank.pages[end_page];
-  const bool has_map = bank.id_map != nullptr;
-  const auto slot = [&](int64_t row) { return slot_of(bank.pages[row / kPageRows], row % kPageRows); };
-  const auto id_at = [&](int64_t row) { return slab_.ids(bank.pages[row / kPageRows])[row % kPageRows]; };
+  const int n_lanes = static_cast<int>(n_left % kPageRows);
+  const bool wipes = n_lanes != 0 && !plan.own_page(index, end_page, n_lanes);
 
-  // Rows and ids are read where they are before any page is exchanged for a copy.
-  std::vector<std::pair<int64_t, int64_t>> moves;  // from slot, to row
   auto hole = removed.begin();
   auto gone = std::lower_bound(removed.begin(), removed.end(), n_left);
   for (int64_t row = n_left; row < bank.n_rows; ++row) {
+    const int64_t page = row / kPageRows;
+    const int lane = static_cast<int>(row % kPageRows);
+    const bool is_wiped = wipes && page == end_page;
     if (gone != removed.end() && *gone == row) {
+      if (is_wiped) plan.wipe(slot_of(end_before, lane));
       ++gone;
       continue;
     }
-    moves.emplace_back(slot(row), *hole);
-    if (has_map) plan.remap_id(index, id_at(row), *hole);
-    ++hole;
-  }
-  if (has_map) {
-    for (const int64_t row : removed) plan.unmap_id(index, id_at(row));
-  }
-
-  for (const auto& [from, to] : moves) {
-    const int64_t page = to / kPageRows;
-    plan.own_page(index, page, static_cast<int>(std::min(kPageRows, n_left - page * kPageRows)));
-    plan.move(from, slot(to));
-  }
-  // The page in which the rows now end: a copy of it has no more lanes than stay, in place the others are wiped.
-  const int n_lanes = static_cast<int>(n_left % kPageRows);
-  if (n_lanes != 0) {
-    plan.own_page(index, end_page, n_lanes);
-    const int64_t n_lanes_before = std::min(kPageRows, bank.n_rows - end_page * kPageRows);
-    if (bank.pages[end_page] == end_before) plan.wipe(end_before, n_lanes, static_cast<int>(n_lanes_before));
+    const int64_t from = slot_of(page == end_page ? end_before : bank.pages[page], lane);
+    const int64_t to = *hole++;
+    const int64_t to_page = to / kPageRows;
+    plan.own_page(index, to_page, static_cast<int>(std::min(kPageRows, n_left - to_page * kPageRows)));
+    plan.move(from, slot_of(bank.pages[to_page], to % kPageRows), is_wiped);
+    if (has_map) plan.remap_id(index, slab_.ids(page_of(from))[lane], to);
   }
   plan.cut_pages(index, n_pages_for(n_left));
 }

@@ -12,7 +12,9 @@
 namespace memcore {
 namespace {
 
+// What one thread takes at a time.
 constexpr int64_t kTaskPages = 16;
+constexpr int64_t kTaskRows = 64;
 
 using ReadLock = std::shared_lock<RwLock>;
 using WriteLock = std::unique_lock<RwLock>;
@@ -190,8 +192,8 @@ void Pages::compact() {
     for (int64_t i = begin; i < end; ++i) {
       slab_.copy_vectors(copies[i].from, copies[i].to, kPageRows, kPageRows);
       slab_.copy_cells(copies[i].from, copies[i].to, kPageRows);
-      slab_.wipe_page(copies[i].from, kPageRows);
-      slab_.wipe_cells(copies[i].from, 0, kPageRows);
+      slab_.wipe_page_vectors(copies[i].from, kPageRows);
+      slab_.wipe_page_cells(copies[i].from);
     }
   });
   for (int32_t index = 0; index < banks_.size(); ++index) {
@@ -212,52 +214,56 @@ void Pages::run(const Plan& plan) noexcept {
   const auto& copies = plan.copies();
   const auto& moves = plan.moves();
   const auto& wipes = plan.wipes();
+  const auto size = [](const auto& items) { return static_cast<int64_t>(items.size()); };
+
   for (const Plan::Copy& copy : copies) {
     slab_.copy_cells(copy.from, copy.to, copy.n_lanes);
     count_refs(copy.to, 0, copy.n_lanes, 1);
   }
-  for_tasks_or_alone(static_cast<int64_t>(copies.size()), kTaskPages, [&](int64_t, int64_t begin, int64_t end) {
+  for_tasks_or_alone(size(copies), kTaskPages, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       slab_.copy_vectors(copies[i].from, copies[i].to, copies[i].n_lanes, copies[i].n_used);
     }
   });
 
   for (const Plan::Move& move : moves) {
-    const int lane = lane_of(move.to);
-    count_refs(page_of(move.to), lane, lane + 1, -1);
+    count_refs(move.to, -1);
     slab_.move_cells(move.from, move.to);
-    slab_.mark_stale(move.to);
-    count_refs(page_of(move.to), lane, lane + 1, 1);
+    count_refs(move.to, 1);
+    if (!move.wipes) continue;
+    count_refs(move.from, -1);
+    slab_.wipe_cells(move.from);
   }
-  for_tasks_or_alone(static_cast<int64_t>(moves.size()), 2 * kPageRows, [&](int64_t, int64_t begin, int64_t end) {
+  for_tasks_or_alone(size(moves), kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       if (i + 1 < end) {
         slab_.prefetch_slot(moves[i + 1].from);
         slab_.prefetch_slot(moves[i + 1].to);
       }
       slab_.move_vector(moves[i].from, moves[i].to);
+      if (moves[i].wipes) slab_.wipe_vector(moves[i].from);
     }
   });
 
-  for (const Plan::Wipe& wipe : wipes) {
-    count_refs(wipe.page, wipe.begin_lane, wipe.end_lane, -1);
-    slab_.wipe_cells(wipe.page, wipe.begin_lane, wipe.end_lane);
+  for (const int64_t slot : wipes) {
+    count_refs(slot, -1);
+    slab_.wipe_cells(slot);
   }
-  for_tasks_or_alone(static_cast<int64_t>(wipes.size()), 2 * kPageRows, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) slab_.wipe_vectors(wipes[i].page, wipes[i].begin_lane, wipes[i].end_lane);
+  for_tasks_or_alone(size(wipes), kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) slab_.wipe_vector(wipes[i]);
   });
 }
 
 void Pages::finish(Plan& plan) noexcept {
-  const std::vector<Plan::Wipe>& freed = plan.commit();
-  for (const Plan::Wipe& page : freed) {
-    count_refs(page.page, 0, page.end_lane, -1);
-    slab_.wipe_cells(page.page, 0, kPageRows);
+  const std::vector<Plan::FreedPage>& freed = plan.commit();
+  for (const Plan::FreedPage& page : freed) {
+    count_refs(page.page, 0, page.n_used, -1);
+    slab_.wipe_page_cells(page.page);
   }
   for_tasks_or_alone(static_cast<int64_t>(freed.size()), kTaskPages, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) slab_.wipe_page(freed[i].page, freed[i].end_lane);
+    for (int64_t i = begin; i < end; ++i) slab_.wipe_page_vectors(freed[i].page, freed[i].n_used);
   });
-  for (const Plan::Wipe& page : freed) slab_.give_back(page.page);
+  for (const Plan::FreedPage& page : freed) slab_.give_back(page.page);
 }
 
 void Pages::count_refs(int32_t page, int begin_lane, int end_lane, int sign) noexcept {

@@ -82,6 +82,9 @@ class Pages {
 
   // Adds (or takes away, for sign -1) the references of some lanes of a page.
   void count_refs(int32_t page, int begin_lane, int end_lane, int sign) noexcept;
+  void count_refs(int64_t slot, int sign) noexcept {
+    count_refs(page_of(slot), lane_of(slot), lane_of(slot) + 1, sign);
+  }
   void write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is_new) noexcept;
   void check_cells(const char* op, int64_t n, const CellsView& cells);
 

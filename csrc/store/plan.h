@@ -22,11 +22,11 @@ class Plan {
   struct Move {
     int64_t from;
     int64_t to;
+    bool wipes;  // `from` afterwards
   };
-  struct Wipe {
+  struct FreedPage {
     int32_t page;
-    int32_t begin_lane;
-    int32_t end_lane;
+    int32_t n_used;
   };
 
   Plan(Slab& slab, Banks& banks) : slab_(slab), banks_(banks) {}
@@ -42,8 +42,8 @@ class Plan {
   // Lets go of all pages from a position on, when the plan is committed.
   void cut_pages(int32_t bank, int64_t position);
 
-  void move(int64_t from, int64_t to) { moves_.push_back({from, to}); }
-  void wipe(int32_t page, int begin_lane, int end_lane) { wipes_.push_back({page, begin_lane, end_lane}); }
+  void move(int64_t from, int64_t to, bool wipes) { moves_.push_back({from, to, wipes}); }
+  void wipe(int64_t slot) { wipes_.push_back(slot); }
 
   // Gives a bank its map from ids to rows, if it needs one for n_rows rows. Returns whether it has one.
   bool need_map(int32_t bank, int64_t n_rows);
@@ -57,11 +57,11 @@ class Plan {
 
   const std::vector<Copy>& copies() const { return copies_; }
   const std::vector<Move>& moves() const { return moves_; }
-  const std::vector<Wipe>& wipes() const { return wipes_; }
+  const std::vector<int64_t>& wipes() const { return wipes_; }
 
   // After the rows have moved, and before the banks' counts change: cuts the tables and lets go of pages. Returns those
-  // that nobody holds now, with their lanes in use, for the caller to wipe and give back.
-  const std::vector<Wipe>& commit() noexcept;
+  // that nobody holds now, for the caller to wipe and give back.
+  const std::vector<FreedPage>& commit() noexcept;
 
  private:
   struct Edit {
@@ -90,8 +90,8 @@ class Plan {
   std::vector<MapChange> remapped_;
   std::vector<Copy> copies_;
   std::vector<Move> moves_;
-  std::vector<Wipe> wipes_;
-  std::vector<Wipe> freed_;
+  std::vector<int64_t> wipes_;
+  std::vector<FreedPage> freed_;
   bool committed_ = false;
 };
 

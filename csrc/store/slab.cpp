@@ -120,13 +120,7 @@ void Slab::copy_vectors(int32_t from, int32_t to, int n_lanes, int n_used) const
   stale_.mark(to, n_lanes, n_used);
 }
 
-void Slab::wipe_vectors(int32_t page, int begin_lane, int end_lane) const {
-  if (dim_ == 0) return;
-  std::memset(rows(page) + begin_lane * row_bytes_, 0, (end_lane - begin_lane) * row_bytes_);
-  stale_.mark(page, begin_lane, end_lane);
-}
-
-void Slab::wipe_page(int32_t page, int n_used) const {
+void Slab::wipe_page_vectors(int32_t page, int n_used) const {
   if (dim_ == 0) return;
   std::memset(rows(page), 0, n_used * row_bytes_);
   std::memset(raw_block(page), kZeroCode, block_codes_bytes(dim_));
@@ -177,13 +171,18 @@ void Slab::move_cells(int64_t from, int64_t to) const {
   for (int column = 0; column < n_columns_; ++column) {
     cells(column, page_of(to))[lane_of(to)] = cells(column, page_of(from))[lane_of(from)];
   }
+  mark_stale(to);
 }
 
-void Slab::wipe_cells(int32_t page, int begin_lane, int end_lane) const {
-  std::fill(ids(page) + begin_lane, ids(page) + end_lane, -1);
-  for (int column = 0; column < n_columns_; ++column) {
-    std::fill(cells(column, page) + begin_lane, cells(column, page) + end_lane, 0);
-  }
+void Slab::wipe_cells(int64_t slot) const {
+  ids(page_of(slot))[lane_of(slot)] = -1;
+  for (int column = 0; column < n_columns_; ++column) cells(column, page_of(slot))[lane_of(slot)] = 0;
+  mark_stale(slot);
+}
+
+void Slab::wipe_page_cells(int32_t page) const {
+  std::fill_n(ids(page), kPageRows, -1);
+  for (int column = 0; column < n_columns_; ++column) std::fill_n(cells(column, page), kPageRows, 0);
 }
 
 void Slab::trim() {

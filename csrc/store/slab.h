@@ -72,26 +72,25 @@ class Slab {
     n_references_[from] = 0;
   }
 
-  // Vectors of the first n_lanes lanes of a page, of which n_used are in use; the other lanes of `to` are wiped already.
-  // The shadow follows when block is called next.
+  // The data plane: vectors, and the shadow where whole pages are handled; different rows in different threads.
+  // copy_vectors copies the first n_lanes of n_used lanes to a wiped page.
   void copy_vectors(int32_t from, int32_t to, int n_lanes, int n_used) const;
   void move_vector(int64_t from, int64_t to) const { std::memcpy(row(to), row(from), row_bytes_); }
-  void wipe_vectors(int32_t page, int begin_lane, int end_lane) const;
-  void mark_stale(int64_t slot) const { stale_.mark(page_of(slot), lane_of(slot), lane_of(slot) + 1); }
+  void wipe_vector(int64_t slot) const { std::memset(row(slot), 0, row_bytes_); }
+  void wipe_page_vectors(int32_t page, int n_used) const;
 
-  // Vectors and shadow of a page that nobody holds.
-  void wipe_page(int32_t page, int n_used) const;
+  // The rest: ids, cells, and that a lane's shadow lags behind. In one thread.
+  void copy_cells(int32_t from, int32_t to, int n_lanes) const;
+  void move_cells(int64_t from, int64_t to) const;
+  void wipe_cells(int64_t slot) const;
+  void wipe_page_cells(int32_t page) const;
+  void mark_stale(int64_t slot) const { stale_.mark(page_of(slot), lane_of(slot), lane_of(slot) + 1); }
 
   // Asks for the lines that a write to a slot touches.
   void prefetch_slot(int64_t slot) const {
     const uint8_t* lines = row(slot);
     for (int64_t i = 0; i < row_bytes_; i += 64) __builtin_prefetch(lines + i, 1);
   }
-
-  // Ids and cells of the same. A wiped cell is 0.
-  void copy_cells(int32_t from, int32_t to, int n_lanes) const;
-  void move_cells(int64_t from, int64_t to) const;
-  void wipe_cells(int32_t page, int begin_lane, int end_lane) const;
 
   // Gives the memory above the highest page in use back to the system. Free pages stay usable.
   void trim();
