@@ -17,6 +17,8 @@ from memcore.ops import arguments
 METRICS = ("dot", "cosine", "l2")
 
 _INF = float("inf")
+_FLOAT32 = np.dtype(np.float32)
+_ndarray = np.ndarray
 
 
 def search(
@@ -78,7 +80,7 @@ def search(
         >>> memcore.search([1.0, 0.0], keys, 2, metric="cosine").ids.tolist()
         [[0, 2]]
     """
-    if keys.__class__ is not np.ndarray and hasattr(keys, "search"):
+    if keys.__class__ is not _ndarray and hasattr(keys, "search"):
         options = {
             "where": where,
             "candidates": candidates,
@@ -164,8 +166,12 @@ def _search(
 ) -> Hits:
     mask, candidates, scale, bias, min_score, max_score = limits
     run = engine(op, backend)
-    asked, _ = arrays.vectors(op, "queries", queries)
-    rows, _ = arrays.vectors(op, "keys", keys)
+    asked, rows = queries, keys
+    # What `vectors` would say of float32 arrays, without the calls, which show in a small search.
+    if asked.__class__ is not _ndarray or asked.dtype is not _FLOAT32:
+        asked, _ = arrays.vectors(op, "queries", queries)
+    if rows.__class__ is not _ndarray or rows.dtype is not _FLOAT32:
+        rows, _ = arrays.vectors(op, "keys", keys)
     if asked.ndim == 1:
         asked = asked[None]
     try:
@@ -213,7 +219,7 @@ def _search(
         scores,
         ids,
     )
-    if queries.__class__ is np.ndarray:
+    if queries.__class__ is _ndarray:
         return tuple.__new__(Hits, (scores, ids))
     return Hits(arrays.like(queries, scores), arrays.like(queries, ids))
 
