@@ -36,6 +36,7 @@ LAYERS = [
     {"text"},
     {"bank"},
     {""},
+    {"console"},
     {"demo"},
     {"bench"},
     {"cli"},
