@@ -25,9 +25,9 @@ from memcore.errors import (
     ShapeError,
     StoreError,
 )
+from memcore.ops.search import METRICS
 
 _BAD_INPUT = (BackendError, DtypeError, InputError, NotFoundError, ShapeError, StoreError)
-_METRICS = ("dot", "cosine", "l2")
 _N_QUERIES_A_STEP = 4096
 
 
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("keys", metavar="KEYS.npy", help="(n_keys, dim); memory-mapped")
     command.add_argument("queries", metavar="QUERIES.npy", help="(n_queries, dim), or (dim,)")
     command.add_argument("-k", type=int, default=10, help="how many (default 10)")
-    command.add_argument("--metric", choices=_METRICS, default="dot", help="default dot")
+    command.add_argument("--metric", choices=METRICS, default="dot", help="default dot")
     command.add_argument("--out", metavar="HITS.npz", help="writes scores and ids, (n_queries, k)")
     command.add_argument("--show", type=int, default=5, help="queries to print (default 5)")
 
