@@ -234,10 +234,10 @@ class World:
         ]
         finals = self.scores[place][[at for _, at, _ in rows]] if rows else np.zeros(0, np.float32)
         weights = [
-            np.array([_number(values[options[name]]) for _, _, values in rows], np.float64)
+            np.array([_number(values[options[name]], null) for _, _, values in rows], np.float64)
             if options.get(name)
             else None
-            for name in ("scale", "bias")
+            for name, null in (("scale", 1), ("bias", 0))
         ]
         with np.errstate(over="ignore"):
             weights = [None if w is None else w.astype(np.float32) for w in weights]
@@ -363,5 +363,5 @@ def _refusal(handles, ids, found, skip):
     return InputError if is_repeated else None
 
 
-def _number(value):
-    return np.nan if value is None else value
+def _number(value, null):
+    return null if value is None else value

@@ -326,8 +326,8 @@ class Arena:
                 {"not": …}. Null meets {"eq": None} alone.
             candidates: (…, m) ids that a query may find; -1 pads.
             scale: the name of a numeric field; with bias, the final score is
-                fl32(fl32(scale * score) + bias). A row where it is null is not returned.
-            bias: the name of a numeric field.
+                fl32(fl32(scale * score) + bias). Null counts as 1.
+            bias: the name of a numeric field. Null counts as 0.
             min_score: lowest final score to return, rounded to float32.
             max_score: highest final score to return, rounded to float32.
             backend: "cpu": pages are searched by the compiled engine alone.
