@@ -93,3 +93,29 @@ def _child(pages, banks):
         return 0 if whole and (pages.count(banks) == 103).all() else 1
     except BaseException:
         return 2
+
+
+def test_readers_bring_the_shadow_up_to_date_together(rng):
+    """Blocks lag behind writes until they are read, here by four threads at once."""
+    pages = _core.Pages(96, "float32", "dot", [])
+    bank = pages.new(1)
+    ids = pages.add(bank, None, np.zeros((800, 96), np.float32), [])
+    barrier = threading.Barrier(4)
+    for _ in range(20):
+        vectors = rng.standard_normal((800, 96), dtype=np.float32)
+        pages.update(bank, ids, vectors, [], False)
+        expected = _core.Pages(96, "float32", "dot", [])
+        expected.add(expected.new(1), None, vectors, [])
+        wanted = [expected.page_content(page) for page in range(50)]
+        seen = [[] for _ in range(4)]
+
+        def read(out, pages=pages):
+            barrier.wait()
+            out.extend(pages.page_content(page) for page in range(50))
+
+        threads = [threading.Thread(target=read, args=(out,)) for out in seen]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert seen == [wanted] * 4
