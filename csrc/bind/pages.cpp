@@ -23,11 +23,14 @@ class Int64Arg {
  public:
   Int64Arg(const char* op, const char* name, const py::array& array) : array_(array) {
     const py::dtype dtype = array.dtype();
-    MEMCORE_CHECK(dtype.kind() == 'i' && dtype.itemsize() == 8, kDtype, op, ": ", name, " has dtype ",
-                  std::string(py::str(dtype)), ", should be int64");
-    MEMCORE_CHECK(array.ndim() == 1, kShape, op, ": ", name, " has ", array.ndim(), " axes, should have 1");
-    constexpr int kPlain = py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
-    if ((array.flags() & kPlain) != kPlain) array_ = py::array_t<int64_t, py::array::c_style>::ensure(array);
+    MEMCORE_CHECK(dtype.kind() == 'i' && dtype.itemsize() == 8, kDtype, op, ": ", name,
+                  " has dtype ", std::string(py::str(dtype)), ", should be int64");
+    MEMCORE_CHECK(array.ndim() == 1, kShape, op, ": ", name, " has ", array.ndim(),
+                  " axes, should have 1");
+    constexpr int kPlain =
+        py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+    if ((array.flags() & kPlain) != kPlain)
+      array_ = py::array_t<int64_t, py::array::c_style>::ensure(array);
     view = {static_cast<const int64_t*>(array_.data()), array_.size(), array_.size() == 1 ? 0 : 1};
   }
   Int64View view;
@@ -37,8 +40,8 @@ class Int64Arg {
 };
 
 void check_handles(const char* op, const Int64Arg& handles, int64_t n) {
-  MEMCORE_CHECK(handles.view.size == n || handles.view.size == 1, kShape, op, ": handles has ", handles.view.size,
-                " entries, should have 1 or ", n);
+  MEMCORE_CHECK(handles.view.size == n || handles.view.size == 1, kShape, op, ": handles has ",
+                handles.view.size, " entries, should have 1 or ", n);
 }
 
 std::optional<VectorsView> vectors_view(const char* op, const std::optional<py::array>& array) {
@@ -46,12 +49,18 @@ std::optional<VectorsView> vectors_view(const char* op, const std::optional<py::
   const py::dtype dtype = array->dtype();
   const bool is_float = dtype.kind() == 'f';
   const int64_t item = dtype.itemsize();
-  MEMCORE_CHECK((is_float && (item == 4 || item == 2)) || (dtype.kind() == 'u' && item == 2), kDtype, op,
-                ": vectors has dtype ", std::string(py::str(dtype)), ", should be float32, float16 or bfloat16 as uint16");
-  MEMCORE_CHECK(array->ndim() == 2, kShape, op, ": vectors has ", array->ndim(), " axes, should have 2");
+  MEMCORE_CHECK((is_float && (item == 4 || item == 2)) || (dtype.kind() == 'u' && item == 2),
+                kDtype, op, ": vectors has dtype ", std::string(py::str(dtype)),
+                ", should be float32, float16 or bfloat16 as uint16");
+  MEMCORE_CHECK(array->ndim() == 2, kShape, op, ": vectors has ", array->ndim(),
+                " axes, should have 2");
   const DType kind = item == 4 ? DType::kFloat32 : is_float ? DType::kFloat16 : DType::kBFloat16;
-  return VectorsView{static_cast<const uint8_t*>(array->data()), kind, array->shape(0), array->shape(1),
-                     array->strides(0), array->strides(1)};
+  return VectorsView{static_cast<const uint8_t*>(array->data()),
+                     kind,
+                     array->shape(0),
+                     array->shape(1),
+                     array->strides(0),
+                     array->strides(1)};
 }
 
 // The cells of a call: an int64 array or None for each column.
@@ -72,7 +81,8 @@ template <typename Item>
 Item* output(const char* op, const char* name, py::array& array, int64_t n_items) {
   MEMCORE_CHECK(array.itemsize() == static_cast<int64_t>(sizeof(Item)) && array.size() == n_items &&
                     (array.flags() & py::array::c_style) && array.writeable(),
-                kShape, op, ": ", name, " is of another size or not contiguous, should take ", n_items, " items");
+                kShape, op, ": ", name, " is of another size or not contiguous, should take ",
+                n_items, " items");
   return static_cast<Item*>(array.mutable_data());
 }
 
@@ -90,12 +100,14 @@ Metric parse_metric(const std::string& name) {
   fail(ErrorKind::kInput, "Pages: metric is \"", name, "\", should be dot, cosine or l2");
 }
 
-std::unique_ptr<Pages> make(std::optional<int64_t> dim, const std::string& dtype, const std::string& metric,
-                            const std::vector<std::string>& columns) {
-  MEMCORE_CHECK(!dim || (*dim >= 1 && *dim <= kMaxDim), kShape, "Pages: dim is ", *dim, ", should be 1 to ", kMaxDim);
+std::unique_ptr<Pages> make(std::optional<int64_t> dim, const std::string& dtype,
+                            const std::string& metric, const std::vector<std::string>& columns) {
+  MEMCORE_CHECK(!dim || (*dim >= 1 && *dim <= kMaxDim), kShape, "Pages: dim is ", *dim,
+                ", should be 1 to ", kMaxDim);
   std::vector<ColumnKind> kinds;
   for (const std::string& column : columns) kinds.push_back(column_kind(column));
-  return std::make_unique<Pages>(dim.value_or(0), parse_dtype(dtype), parse_metric(metric), std::move(kinds));
+  return std::make_unique<Pages>(dim.value_or(0), parse_dtype(dtype), parse_metric(metric),
+                                 std::move(kinds));
 }
 
 py::array_t<int64_t> create(Pages& pages, int64_t n) {
@@ -122,8 +134,10 @@ py::array_t<bool> alive(Pages& pages, const py::array& handles) {
   return found;
 }
 
-py::array_t<int64_t> add(Pages& pages, const py::array& handles, const std::optional<py::array>& ids,
-                         const std::optional<py::array>& vectors, const std::vector<std::optional<py::array>>& columns) {
+py::array_t<int64_t> add(Pages& pages, const py::array& handles,
+                         const std::optional<py::array>& ids,
+                         const std::optional<py::array>& vectors,
+                         const std::vector<std::optional<py::array>>& columns) {
   const Int64Arg banks("add", "handles", handles);
   const std::optional<VectorsView> rows = vectors_view("add", vectors);
   const CellsArg cells("add", columns);
@@ -134,18 +148,19 @@ py::array_t<int64_t> add(Pages& pages, const py::array& handles, const std::opti
                     : cells.arrays.empty() ? banks.view.size
                                            : cells.arrays[0].view.size;
   check_handles("add", banks, n);
-  MEMCORE_CHECK(!chosen || chosen->view.size == n, kShape, "add: ids has ", chosen->view.size, " entries, should have ",
-                n);
+  MEMCORE_CHECK(!chosen || chosen->view.size == n, kShape, "add: ids has ", chosen->view.size,
+                " entries, should have ", n);
   py::array_t<int64_t> added(n);
   int64_t* out = added.mutable_data();
   const py::gil_scoped_release release;
-  pages.add(banks.view, chosen ? &chosen->view : nullptr, n, rows ? &*rows : nullptr, cells.views, out);
+  pages.add(banks.view, chosen ? &chosen->view : nullptr, n, rows ? &*rows : nullptr, cells.views,
+            out);
   return added;
 }
 
 py::array_t<bool> update(Pages& pages, const py::array& handles, const py::array& ids,
-                         const std::optional<py::array>& vectors, const std::vector<std::optional<py::array>>& columns,
-                         bool skip) {
+                         const std::optional<py::array>& vectors,
+                         const std::vector<std::optional<py::array>>& columns, bool skip) {
   const Int64Arg banks("update", "handles", handles);
   const Int64Arg wanted("update", "ids", ids);
   const std::optional<VectorsView> rows = vectors_view("update", vectors);
@@ -171,23 +186,26 @@ py::array_t<bool> remove(Pages& pages, const py::array& handles, const py::array
 }
 
 py::array_t<bool> get(Pages& pages, const py::array& handles, const py::array& ids, bool skip,
-                      std::optional<py::array> vectors, std::vector<std::optional<py::array>> columns) {
+                      std::optional<py::array> vectors,
+                      std::vector<std::optional<py::array>> columns) {
   const Int64Arg banks("get", "handles", handles);
   const Int64Arg wanted("get", "ids", ids);
   const int64_t n = wanted.view.size;
   const Slab& slab = pages.slab();
   check_handles("get", banks, n);
-  MEMCORE_CHECK(static_cast<int>(columns.size()) == slab.n_columns(), kShape, "get: columns has ", columns.size(),
-                " arrays, should have ", slab.n_columns());
+  MEMCORE_CHECK(static_cast<int>(columns.size()) == slab.n_columns(), kShape, "get: columns has ",
+                columns.size(), " arrays, should have ", slab.n_columns());
   uint8_t* vectors_out = nullptr;
   if (vectors) {
     MEMCORE_CHECK(slab.dim() > 0, kShape, "get: vectors is an array, should be None");
-    vectors_out = item_bytes(slab.dtype()) == 4
-                      ? reinterpret_cast<uint8_t*>(output<uint32_t>("get", "vectors", *vectors, n * slab.dim()))
-                      : reinterpret_cast<uint8_t*>(output<uint16_t>("get", "vectors", *vectors, n * slab.dim()));
+    vectors_out = item_bytes(slab.dtype()) == 4 ? reinterpret_cast<uint8_t*>(output<uint32_t>(
+                                                      "get", "vectors", *vectors, n * slab.dim()))
+                                                : reinterpret_cast<uint8_t*>(output<uint16_t>(
+                                                      "get", "vectors", *vectors, n * slab.dim()));
   }
   std::vector<int64_t*> cells;
-  for (auto& column : columns) cells.push_back(column ? output<int64_t>("get", "columns", *column, n) : nullptr);
+  for (auto& column : columns)
+    cells.push_back(column ? output<int64_t>("get", "columns", *column, n) : nullptr);
   py::array_t<bool> found(n);
   bool* out = found.mutable_data();
   const py::gil_scoped_release release;
@@ -231,7 +249,8 @@ py::array_t<int64_t> ids(Pages& pages, int64_t handle) {
 py::array_t<int64_t> fork(Pages& pages, const py::array& handles, int64_t n) {
   MEMCORE_CHECK(n >= 0, kInput, "fork: n is ", n, ", should be at least 0");
   const Int64Arg parents("fork", "handles", handles);
-  py::array_t<int64_t> forks({static_cast<py::ssize_t>(parents.view.size), static_cast<py::ssize_t>(n)});
+  py::array_t<int64_t> forks(
+      {static_cast<py::ssize_t>(parents.view.size), static_cast<py::ssize_t>(n)});
   int64_t* out = forks.mutable_data();
   const py::gil_scoped_release release;
   pages.fork(parents.view, n, out);
@@ -241,8 +260,8 @@ py::array_t<int64_t> fork(Pages& pages, const py::array& handles, int64_t n) {
 void copy_from(Pages& pages, const py::array& handles, const py::array& sources) {
   const Int64Arg targets("copy_from", "handles", handles);
   const Int64Arg origins("copy_from", "sources", sources);
-  MEMCORE_CHECK(origins.view.size == targets.view.size, kShape, "copy_from: sources has ", origins.view.size,
-                " entries, should have ", targets.view.size);
+  MEMCORE_CHECK(origins.view.size == targets.view.size, kShape, "copy_from: sources has ",
+                origins.view.size, " entries, should have ", targets.view.size);
   const py::gil_scoped_release release;
   pages.copy_from(targets.view, origins.view);
 }
@@ -286,13 +305,15 @@ auto without_gil(Result (Pages::*method)()) {
 
 void register_pages(py::module_& m) {
   using py::arg;
-  py::class_<Pages> cls(m, "Pages", "All rows of all banks, and the operations on them. Each is all or nothing.");
+  py::class_<Pages> cls(
+      m, "Pages", "All rows of all banks, and the operations on them. Each is all or nothing.");
   cls.def(py::init(&make), arg("dim"), arg("dtype"), arg("metric"), arg("columns"))
       .def("new", &create, arg("n"))
       .def("drop", &drop, arg("handles"))
       .def("alive", &alive, arg("handles"))
       .def("add", &add, arg("handles"), arg("ids"), arg("vectors"), arg("columns"))
-      .def("update", &update, arg("handles"), arg("ids"), arg("vectors"), arg("columns"), arg("skip"))
+      .def("update", &update, arg("handles"), arg("ids"), arg("vectors"), arg("columns"),
+           arg("skip"))
       .def("delete", &remove, arg("handles"), arg("ids"), arg("skip"))
       .def("get", &get, arg("handles"), arg("ids"), arg("skip"), arg("vectors"), arg("columns"))
       .def("contains", &contains, arg("handles"), arg("ids"))
@@ -302,8 +323,10 @@ void register_pages(py::module_& m) {
       .def("copy_from", &copy_from, arg("handles"), arg("sources"))
       .def("dead_refs", &dead_refs, arg("column"))
       .def("compact", without_gil(&Pages::compact))
-      .def("page_table", &page_table, arg("handle"), "The pages of a bank, in order of its rows. For tests.")
-      .def("page_content", &page_content, arg("page"), "Rows, shadow, ids and cells of a page. For tests.")
+      .def("page_table", &page_table, arg("handle"),
+           "The pages of a bank, in order of its rows. For tests.")
+      .def("page_content", &page_content, arg("page"),
+           "Rows, shadow, ids and cells of a page. For tests.")
       .def_property_readonly("nbytes", without_gil(&Pages::nbytes))
       .def_property_readonly("n_pages", without_gil(&Pages::n_pages))
       .def_property_readonly("n_free_pages", without_gil(&Pages::n_free_pages))

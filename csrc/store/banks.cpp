@@ -53,7 +53,8 @@ void Banks::reserve(int64_t n) {
   if (n_more <= 0) return;
   const int64_t wanted = size() + n_more;
   if (wanted > int64_t{std::numeric_limits<int32_t>::max()}) throw std::bad_alloc();
-  if (wanted > static_cast<int64_t>(banks_.capacity())) banks_.reserve(std::max(wanted, size() + size() / 2));
+  if (wanted > static_cast<int64_t>(banks_.capacity()))
+    banks_.reserve(std::max(wanted, size() + size() / 2));
   // Every bank may come back at once.
   free_.reserve(banks_.capacity());
 }
@@ -85,7 +86,8 @@ void Banks::give_back(int32_t index) noexcept {
 }
 
 int64_t Banks::nbytes() const {
-  int64_t n_bytes = static_cast<int64_t>(banks_.capacity() * sizeof(Bank) + free_.capacity() * sizeof(int32_t));
+  int64_t n_bytes =
+      static_cast<int64_t>(banks_.capacity() * sizeof(Bank) + free_.capacity() * sizeof(int32_t));
   for (const Bank& bank : banks_) {
     n_bytes += bank.pages.nbytes() + bank.gaps.nbytes();
     if (bank.id_map) n_bytes += bank.id_map->nbytes();

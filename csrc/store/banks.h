@@ -39,7 +39,8 @@ class PageTable {
   int32_t capacity_ = 0;
 };
 
-// Row r of a bank lies in lane r % 16 of page pages[r / 16]; rows are dense, in no particular order.
+// Row r of a bank lies in lane r % 16 of page pages[r / 16]; rows are dense, in no particular
+// order.
 struct BankContents {
   PageTable pages;
   int64_t n_rows = 0;
@@ -47,7 +48,8 @@ struct BankContents {
   uint64_t next_id = 0;
   // Ids below next_id that no row ever had.
   Gaps gaps;
-  // The handle of the bank that this one descends from by forks, or its own: banks of a family share pages.
+  // The handle of the bank that this one descends from by forks, or its own: banks of a family
+  // share pages.
   int64_t family = 0;
   // Only banks of more than kScanRows rows have a map from id to row.
   std::unique_ptr<IdMap> id_map;
@@ -66,8 +68,8 @@ struct Bank : BankContents {
 // Up to this many rows, an id is found by looking at all ids of the bank.
 inline constexpr int64_t kScanRows = 512;
 
-// The banks behind the handles: handle = generation << 32 | index. A dropped bank's index is used again under the next
-// generation, so that its old handle names nothing.
+// The banks behind the handles: handle = generation << 32 | index. A dropped bank's index is used
+// again under the next generation, so that its old handle names nothing.
 class Banks {
  public:
   // The index of the bank that a handle names, or -1.

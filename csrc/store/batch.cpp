@@ -35,7 +35,8 @@ Batch group_by_bank(Banks& banks, const Int64View& handles, int64_t n, const cha
     return batch;
   }
 
-  // Number the groups. Nothing in the loop throws, so that the scratch in the banks is always put back.
+  // Number the groups. Nothing in the loop throws, so that the scratch in the banks is always put
+  // back.
   batch.banks.reserve(n);
   batch.begins.reserve(n + 1);
   std::vector<int32_t> groups(n);

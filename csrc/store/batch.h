@@ -33,7 +33,8 @@ int32_t find_bank(const Banks& banks, const Int64View& handles, int64_t position
 // The first position, in order of the call, whose bank an earlier position names too; or -1.
 int64_t first_repeated_bank(const Batch& batch);
 
-// The first position, in order of the call, whose id an earlier position of the same bank has too; or -1.
+// The first position, in order of the call, whose id an earlier position of the same bank has too;
+// or -1.
 int64_t first_repeated(const Batch& batch, const Int64View& ids);
 
 }  // namespace memcore

@@ -11,7 +11,8 @@ ColumnKind column_kind(const std::string& name) {
   if (name == "float64") return ColumnKind::kFloat64;
   if (name == "bool") return ColumnKind::kBool;
   if (name == "ref") return ColumnKind::kRef;
-  fail(ErrorKind::kInput, "Pages: column kind is \"", name, "\", should be int64, float64, bool or ref");
+  fail(ErrorKind::kInput, "Pages: column kind is \"", name,
+       "\", should be int64, float64, bool or ref");
 }
 
 void RefCounts::reserve(int64_t n) {
@@ -41,7 +42,8 @@ std::vector<int64_t> RefCounts::take_dead() {
 }
 
 int64_t RefCounts::nbytes() const {
-  return static_cast<int64_t>((counts_.capacity() + fallen_.capacity()) * sizeof(int64_t) + listed_.capacity() / 8);
+  return static_cast<int64_t>((counts_.capacity() + fallen_.capacity()) * sizeof(int64_t) +
+                              listed_.capacity() / 8);
 }
 
 }  // namespace memcore

@@ -7,7 +7,8 @@
 
 namespace memcore {
 
-// A cell is 8 bytes: an integer, the bits of a float64, or the number of an entry of the caller's table.
+// A cell is 8 bytes: an integer, the bits of a float64, or the number of an entry of the caller's
+// table.
 enum class ColumnKind : int32_t { kInt64 = 0, kFloat64 = 1, kBool = 2, kRef = 3 };
 
 ColumnKind column_kind(const std::string& name);

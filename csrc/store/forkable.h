@@ -2,8 +2,9 @@
 
 namespace memcore {
 
-// Something whose locks must outlive fork(2). The child has the memory of all threads, but only the one that forked, so
-// a lock that another thread held would be held for ever. All that are enlisted are told before and after a fork.
+// Something whose locks must outlive fork(2). The child has the memory of all threads, but only the
+// one that forked, so a lock that another thread held would be held for ever. All that are enlisted
+// are told before and after a fork.
 class Forkable {
  public:
   Forkable(const Forkable&) = delete;
@@ -13,7 +14,8 @@ class Forkable {
   Forkable() = default;
   virtual ~Forkable() = default;
 
-  // For the last line of a constructor and the first of a destructor: in between, the functions below may be called.
+  // For the last line of a constructor and the first of a destructor: in between, the functions
+  // below may be called.
   void enlist();
   void leave();
 

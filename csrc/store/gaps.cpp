@@ -6,8 +6,9 @@ namespace memcore {
 
 bool Gaps::contains(int64_t id) const {
   if (!ranges_) return false;
-  const auto after = std::upper_bound(ranges_->begin(), ranges_->end(), id,
-                                      [](int64_t wanted, const Range& range) { return wanted < range.begin; });
+  const auto after =
+      std::upper_bound(ranges_->begin(), ranges_->end(), id,
+                       [](int64_t wanted, const Range& range) { return wanted < range.begin; });
   return after != ranges_->begin() && id < std::prev(after)->end;
 }
 

@@ -6,8 +6,8 @@
 
 namespace memcore {
 
-// The ids below a bank's counter that no row ever had: disjoint ranges, ascending, shared by forks until one changes.
-// Empty unless the caller chose ids that skip some.
+// The ids below a bank's counter that no row ever had: disjoint ranges, ascending, shared by forks
+// until one changes. Empty unless the caller chose ids that skip some.
 class Gaps {
  public:
   bool contains(int64_t id) const;
@@ -15,7 +15,9 @@ class Gaps {
   // The gaps once rows have `ids` too: ascending and distinct, each in a gap or at least next_id.
   Gaps after(const std::vector<int64_t>& ids, int64_t next_id) const;
 
-  int64_t nbytes() const { return ranges_ ? static_cast<int64_t>(ranges_->capacity() * sizeof(Range)) : 0; }
+  int64_t nbytes() const {
+    return ranges_ ? static_cast<int64_t>(ranges_->capacity() * sizeof(Range)) : 0;
+  }
 
  private:
   struct Range {

@@ -29,7 +29,8 @@ uint64_t hash_of(int64_t id) { return mix(mix(static_cast<uint64_t>(id)) + seed(
 
 }  // namespace
 
-// Open addressing, one slot after the other, from the low bits of the hash. A slot with id -1 is empty.
+// Open addressing, one slot after the other, from the low bits of the hash. A slot with id -1 is
+// empty.
 struct IdMap::Leaf {
   struct Entry {
     int64_t id = -1;

@@ -6,8 +6,9 @@
 
 namespace memcore {
 
-// id -> row of one large bank: an extendible hash table. Leaves are shared by forks and copied when one writes, so that
-// a write after a fork costs a leaf, not the map. Fagin et al. 1979, "Extendible hashing".
+// id -> row of one large bank: an extendible hash table. Leaves are shared by forks and copied when
+// one writes, so that a write after a fork costs a leaf, not the map. Fagin et al. 1979,
+// "Extendible hashing".
 class IdMap {
  public:
   IdMap();
@@ -21,7 +22,8 @@ class IdMap {
   // Makes the leaf of an id this map's own. May throw std::bad_alloc; the mapping does not change.
   void own(int64_t id);
 
-  // Adds an absent id; its leaf is the map's own afterwards. May throw std::bad_alloc; then nothing has changed.
+  // Adds an absent id; its leaf is the map's own afterwards. May throw std::bad_alloc; then nothing
+  // has changed.
   void insert(int64_t id, int64_t row);
 
   // Change a present id whose leaf is the map's own.

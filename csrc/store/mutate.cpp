@@ -27,22 +27,28 @@ struct FirstBad {
   }
 };
 
-void check_vectors(const Slab& slab, const VectorsView* vectors, int64_t n, bool required, const char* op) {
+void check_vectors(const Slab& slab, const VectorsView* vectors, int64_t n, bool required,
+                   const char* op) {
   if (vectors == nullptr) {
-    MEMCORE_CHECK(!required || slab.dim() == 0, kShape, op, ": vectors is None, should have dim ", slab.dim());
+    MEMCORE_CHECK(!required || slab.dim() == 0, kShape, op, ": vectors is None, should have dim ",
+                  slab.dim());
     return;
   }
   MEMCORE_CHECK(slab.dim() > 0, kShape, op, ": vectors has dim ", vectors->dim, ", should be None");
-  MEMCORE_CHECK(vectors->dim == slab.dim(), kShape, op, ": vectors has dim ", vectors->dim, ", should be ", slab.dim());
-  MEMCORE_CHECK(vectors->n_rows == n, kShape, op, ": vectors has ", vectors->n_rows, " rows, should have ", n);
+  MEMCORE_CHECK(vectors->dim == slab.dim(), kShape, op, ": vectors has dim ", vectors->dim,
+                ", should be ", slab.dim());
+  MEMCORE_CHECK(vectors->n_rows == n, kShape, op, ": vectors has ", vectors->n_rows,
+                " rows, should have ", n);
 }
 
-std::optional<IncomingVectors> take_vectors(const Slab& slab, const VectorsView* vectors, const char* op) {
+std::optional<IncomingVectors> take_vectors(const Slab& slab, const VectorsView* vectors,
+                                            const char* op) {
   if (vectors == nullptr) return std::nullopt;
   return std::optional<IncomingVectors>(std::in_place, *vectors, slab, op);
 }
 
-// The ids of new rows: the caller's or the next ones. Groups get the gaps that their bank has afterwards.
+// The ids of new rows: the caller's or the next ones. Groups get the gaps that their bank has
+// afterwards.
 struct NewIds {
   std::vector<Gaps> gaps;          // (n_groups,); empty if the ids are the next ones
   std::vector<uint64_t> next_ids;  // (n_groups,)
@@ -53,8 +59,9 @@ void choose_ids(const Batch& batch, const Banks& banks, int64_t* ids, NewIds& ch
     uint64_t next_id = banks[batch.banks[group]].next_id;
     const int64_t begin = batch.begins[group];
     const int64_t end = batch.begins[group + 1];
-    MEMCORE_CHECK(next_id + static_cast<uint64_t>(end - begin) <= kEndOfIds, kInput, "add: the bank of position ",
-                  batch.order[begin], " has ", kEndOfIds - next_id, " ids left, should have ", end - begin);
+    MEMCORE_CHECK(next_id + static_cast<uint64_t>(end - begin) <= kEndOfIds, kInput,
+                  "add: the bank of position ", batch.order[begin], " has ", kEndOfIds - next_id,
+                  " ids left, should have ", end - begin);
     for (int64_t i = begin; i < end; ++i) ids[batch.order[i]] = static_cast<int64_t>(next_id++);
     chosen.next_ids[group] = next_id;
   }
@@ -74,10 +81,10 @@ void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, New
       }
     }
   }
-  MEMCORE_CHECK(negative.position < 0, kInput, "add: id ", ids[negative.position], " (position ", negative.position,
-                ") is negative, should be at least 0");
-  MEMCORE_CHECK(used.position < 0, kInput, "add: id ", ids[used.position], " (position ", used.position,
-                ") was used before, should be one that its bank never had");
+  MEMCORE_CHECK(negative.position < 0, kInput, "add: id ", ids[negative.position], " (position ",
+                negative.position, ") is negative, should be at least 0");
+  MEMCORE_CHECK(used.position < 0, kInput, "add: id ", ids[used.position], " (position ",
+                used.position, ") was used before, should be one that its bank never had");
   const int64_t repeated = first_repeated(batch, ids);
   MEMCORE_CHECK(repeated < 0, kInput, "add: id ", ids[repeated], " (position ", repeated,
                 ") is repeated, should be given once for each bank");
@@ -87,9 +94,11 @@ void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, New
   for (int64_t group = 0; group < batch.n_groups(); ++group) {
     const Bank& bank = banks[batch.banks[group]];
     sorted.clear();
-    for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i) sorted.push_back(ids[batch.order[i]]);
+    for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i)
+      sorted.push_back(ids[batch.order[i]]);
     std::sort(sorted.begin(), sorted.end());
-    chosen.gaps[group] = bank.gaps.after(sorted, static_cast<int64_t>(std::min(bank.next_id, kEndOfIds - 1)));
+    chosen.gaps[group] =
+        bank.gaps.after(sorted, static_cast<int64_t>(std::min(bank.next_id, kEndOfIds - 1)));
     chosen.next_ids[group] = std::max(bank.next_id, static_cast<uint64_t>(sorted.back()) + 1);
   }
 }
@@ -97,18 +106,18 @@ void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, New
 }  // namespace
 
 void Pages::check_cells(const char* op, int64_t n, const CellsView& cells) {
-  MEMCORE_CHECK(static_cast<int>(cells.size()) == slab_.n_columns(), kShape, op, ": columns has ", cells.size(),
-                " arrays, should have ", slab_.n_columns());
+  MEMCORE_CHECK(static_cast<int>(cells.size()) == slab_.n_columns(), kShape, op, ": columns has ",
+                cells.size(), " arrays, should have ", slab_.n_columns());
   for (size_t column = 0; column < cells.size(); ++column) {
     if (cells[column].data == nullptr) continue;
-    MEMCORE_CHECK(cells[column].size == n, kShape, op, ": columns[", column, "] has ", cells[column].size,
-                  " cells, should have ", n);
+    MEMCORE_CHECK(cells[column].size == n, kShape, op, ": columns[", column, "] has ",
+                  cells[column].size, " cells, should have ", n);
     if (kinds_[column] != ColumnKind::kRef) continue;
     int64_t largest = -1;
     for (int64_t i = 0; i < n; ++i) {
       const int64_t cell = cells[column][i];
-      MEMCORE_CHECK(cell >= -1 && cell < kMaxRef, kInput, op, ": columns[", column, "] has reference ", cell,
-                    " (position ", i, "), should be -1 to 2^31 - 1");
+      MEMCORE_CHECK(cell >= -1 && cell < kMaxRef, kInput, op, ": columns[", column,
+                    "] has reference ", cell, " (position ", i, "), should be -1 to 2^31 - 1");
       largest = std::max(largest, cell);
     }
     refs_[column].reserve(largest + 1);
@@ -131,8 +140,8 @@ void Pages::write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is
   }
 }
 
-void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n, const VectorsView* vectors,
-                const CellsView& cells, int64_t* ids_out) {
+void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,
+                const VectorsView* vectors, const CellsView& cells, int64_t* ids_out) {
   const WriteLock hold(lock_);
   check_vectors(slab_, vectors, n, true, "add");
   const Batch batch = group_by_bank(banks_, handles, n, "add");
@@ -184,8 +193,8 @@ void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n, const
   }
 }
 
-void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n, const VectorsView* vectors,
-                   const CellsView& cells, bool skip, bool* found) {
+void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n,
+                   const VectorsView* vectors, const CellsView& cells, bool skip, bool* found) {
   const WriteLock hold(lock_);
   check_vectors(slab_, vectors, n, false, "update");
   const Batch batch = group_by_bank(banks_, handles, n, "update");
@@ -206,7 +215,8 @@ void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n, co
       slots[batch.order[i]] = -1;
       if (row < 0) continue;
       const int64_t page = row / kPageRows;
-      plan.own_page(index, page, static_cast<int>(std::min(kPageRows, bank.n_rows - page * kPageRows)));
+      plan.own_page(index, page,
+                    static_cast<int>(std::min(kPageRows, bank.n_rows - page * kPageRows)));
       slots[batch.order[i]] = slot_of(bank.pages[page], row % kPageRows);
     }
   }
@@ -223,7 +233,8 @@ void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n, co
   for (int64_t i = 0; i < n; ++i) found[i] = rows[i] >= 0;
 }
 
-void Pages::remove(const Int64View& handles, const Int64View& ids, int64_t n, bool skip, bool* found) {
+void Pages::remove(const Int64View& handles, const Int64View& ids, int64_t n, bool skip,
+                   bool* found) {
   const WriteLock hold(lock_);
   const Batch batch = group_by_bank(banks_, handles, n, "delete");
   const int64_t repeated = first_repeated(batch, ids);
@@ -267,7 +278,8 @@ void Pages::plan_removal(Plan& plan, int32_t index, const std::vector<int64_t>& 
     }
   }
 
-  // The rows now end in this page. If it is shared, its copy never gets the lanes that go; else they are wiped.
+  // The rows now end in this page. If it is shared, its copy never gets the lanes that go; else
+  // they are wiped.
   const int64_t end_page = n_left / kPageRows;
   const int32_t end_before = bank.pages[end_page];
   const int n_lanes = static_cast<int>(n_left % kPageRows);
@@ -287,7 +299,8 @@ void Pages::plan_removal(Plan& plan, int32_t index, const std::vector<int64_t>& 
     const int64_t from = slot_of(page == end_page ? end_before : bank.pages[page], lane);
     const int64_t to = *hole++;
     const int64_t to_page = to / kPageRows;
-    plan.own_page(index, to_page, static_cast<int>(std::min(kPageRows, n_left - to_page * kPageRows)));
+    plan.own_page(index, to_page,
+                  static_cast<int>(std::min(kPageRows, n_left - to_page * kPageRows)));
     plan.move(from, slot_of(bank.pages[to_page], to % kPageRows), is_wiped);
     if (has_map) plan.remap_id(index, slab_.ids(page_of(from))[lane], to);
   }

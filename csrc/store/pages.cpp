@@ -22,7 +22,10 @@ using WriteLock = std::unique_lock<RwLock>;
 }  // namespace
 
 Pages::Pages(int64_t dim, DType dtype, Metric metric, std::vector<ColumnKind> kinds)
-    : slab_(dim, dtype, static_cast<int>(kinds.size())), metric_(metric), kinds_(std::move(kinds)), refs_(kinds_.size()) {
+    : slab_(dim, dtype, static_cast<int>(kinds.size())),
+      metric_(metric),
+      kinds_(std::move(kinds)),
+      refs_(kinds_.size()) {
   for (size_t column = 0; column < kinds_.size(); ++column) {
     if (kinds_[column] == ColumnKind::kRef) ref_columns_.push_back(static_cast<int>(column));
   }
@@ -41,7 +44,8 @@ void Pages::alive(const Int64View& handles, bool* out) {
 
 void Pages::count(const Int64View& handles, int64_t* out) {
   const ReadLock hold(lock_);
-  for (int64_t i = 0; i < handles.size; ++i) out[i] = banks_[find_bank(banks_, handles, i, "count")].n_rows;
+  for (int64_t i = 0; i < handles.size; ++i)
+    out[i] = banks_[find_bank(banks_, handles, i, "count")].n_rows;
 }
 
 std::vector<int64_t> Pages::ids(int64_t handle) {
@@ -49,7 +53,8 @@ std::vector<int64_t> Pages::ids(int64_t handle) {
   const Bank& bank = banks_[find_bank(banks_, {&handle, 1, 1}, 0, "ids")];
   std::vector<int64_t> ids(bank.n_rows);
   for (int64_t row = 0; row < bank.n_rows; row += kPageRows) {
-    std::copy_n(slab_.ids(bank.pages[row / kPageRows]), std::min(kPageRows, bank.n_rows - row), ids.data() + row);
+    std::copy_n(slab_.ids(bank.pages[row / kPageRows]), std::min(kPageRows, bank.n_rows - row),
+                ids.data() + row);
   }
   std::sort(ids.begin(), ids.end());
   return ids;
@@ -92,8 +97,8 @@ void Pages::copy_from(const Int64View& handles, const Int64View& sources) {
   const WriteLock hold(lock_);
   const Batch batch = group_by_bank(banks_, handles, handles.size, "copy_from");
   const int64_t repeated = first_repeated_bank(batch);
-  MEMCORE_CHECK(repeated < 0, kInput, "copy_from: handle ", handles[repeated], " (position ", repeated,
-                ") is repeated, should be given once");
+  MEMCORE_CHECK(repeated < 0, kInput, "copy_from: handle ", handles[repeated], " (position ",
+                repeated, ") is repeated, should be given once");
   std::vector<BankContents> copies;
   copies.reserve(batch.banks.size());
   for (int64_t i = 0; i < handles.size; ++i) {
@@ -112,8 +117,8 @@ void Pages::copy_from(const Int64View& handles, const Int64View& sources) {
 
 std::vector<int64_t> Pages::dead_refs(int64_t column) {
   const WriteLock hold(lock_);
-  MEMCORE_CHECK(column >= 0 && column < slab_.n_columns() && kinds_[column] == ColumnKind::kRef, kInput,
-                "dead_refs: column is ", column, ", should be a ref column");
+  MEMCORE_CHECK(column >= 0 && column < slab_.n_columns() && kinds_[column] == ColumnKind::kRef,
+                kInput, "dead_refs: column is ", column, ", should be a ref column");
   return refs_[column].take_dead();
 }
 
@@ -142,8 +147,8 @@ std::vector<int64_t> Pages::page_table(int64_t handle) {
 
 std::string Pages::page_content(int64_t page) {
   const ReadLock hold(lock_);
-  MEMCORE_CHECK(page >= 0 && page < slab_.n_pages(), kInput, "page_content: page is ", page, ", should be below ",
-                slab_.n_pages());
+  MEMCORE_CHECK(page >= 0 && page < slab_.n_pages(), kInput, "page_content: page is ", page,
+                ", should be below ", slab_.n_pages());
   return slab_.content(static_cast<int32_t>(page));
 }
 
@@ -188,14 +193,15 @@ void Pages::compact() {
     copies.push_back({page, target, kPageRows, kPageRows});
     targets[page - n_used] = target++;
   }
-  for_tasks_or_alone(static_cast<int64_t>(copies.size()), kTaskPages, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      slab_.copy_vectors(copies[i].from, copies[i].to, kPageRows, kPageRows);
-      slab_.copy_cells(copies[i].from, copies[i].to, kPageRows);
-      slab_.wipe_page_vectors(copies[i].from, kPageRows);
-      slab_.wipe_page_cells(copies[i].from);
-    }
-  });
+  for_tasks_or_alone(static_cast<int64_t>(copies.size()), kTaskPages,
+                     [&](int64_t, int64_t begin, int64_t end) {
+                       for (int64_t i = begin; i < end; ++i) {
+                         slab_.copy_vectors(copies[i].from, copies[i].to, kPageRows, kPageRows);
+                         slab_.copy_cells(copies[i].from, copies[i].to, kPageRows);
+                         slab_.wipe_page_vectors(copies[i].from, kPageRows);
+                         slab_.wipe_page_cells(copies[i].from);
+                       }
+                     });
   for (int32_t index = 0; index < banks_.size(); ++index) {
     PageTable& pages = banks_[index].pages;
     for (int64_t i = 0; i < pages.size(); ++i) {
@@ -260,9 +266,11 @@ void Pages::finish(Plan& plan) noexcept {
     count_refs(page.page, 0, page.n_used, -1);
     slab_.wipe_page_cells(page.page);
   }
-  for_tasks_or_alone(static_cast<int64_t>(freed.size()), kTaskPages, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) slab_.wipe_page_vectors(freed[i].page, freed[i].n_used);
-  });
+  for_tasks_or_alone(static_cast<int64_t>(freed.size()), kTaskPages,
+                     [&](int64_t, int64_t begin, int64_t end) {
+                       for (int64_t i = begin; i < end; ++i)
+                         slab_.wipe_page_vectors(freed[i].page, freed[i].n_used);
+                     });
   for (const Plan::FreedPage& page : freed) slab_.give_back(page.page);
 }
 

@@ -25,8 +25,8 @@ struct BankView {
 // Cells for each column; data nullptr: this column is not given.
 using CellsView = std::vector<Int64View>;
 
-// All rows of all banks, and the operations on them: each is one pass over vectors of handles, all or nothing.
-// Every operation takes the lock itself, except those under "with the lock held".
+// All rows of all banks, and the operations on them: each is one pass over vectors of handles, all
+// or nothing. Every operation takes the lock itself, except those under "with the lock held".
 class Pages {
  public:
   // dim 0: rows without vectors.
@@ -37,8 +37,8 @@ class Pages {
   void alive(const Int64View& handles, bool* out);
 
   // ids: nullptr draws them from each bank's counter. vectors: nullptr where dim is 0.
-  void add(const Int64View& handles, const Int64View* ids, int64_t n, const VectorsView* vectors, const CellsView& cells,
-           int64_t* ids_out);
+  void add(const Int64View& handles, const Int64View* ids, int64_t n, const VectorsView* vectors,
+           const CellsView& cells, int64_t* ids_out);
   void update(const Int64View& handles, const Int64View& ids, int64_t n, const VectorsView* vectors,
               const CellsView& cells, bool skip, bool* found);
   void remove(const Int64View& handles, const Int64View& ids, int64_t n, bool skip, bool* found);
@@ -69,13 +69,15 @@ class Pages {
   const std::vector<ColumnKind>& kinds() const { return kinds_; }
   Metric metric() const { return metric_; }
   RwLock& lock() { return lock_; }
-  // The bank of a handle. Throws kNotFound in the name of `op`; position is that of the handle in its argument.
+  // The bank of a handle. Throws kNotFound in the name of `op`; position is that of the handle in
+  // its argument.
   BankView view(int64_t handle, const char* op, int64_t position) const;
   // The row of an id in the bank of a live handle, or -1.
   int64_t find_row(int64_t handle, int64_t id) const;
 
  private:
-  // Runs the copies, moves and wipes of a sealed plan; then the caller writes, then finish lets go of pages.
+  // Runs the copies, moves and wipes of a sealed plan; then the caller writes, then finish lets go
+  // of pages.
   void run(const Plan& plan) noexcept;
   void finish(Plan& plan) noexcept;
   void acquire_pages(const BankContents& rows) noexcept;
@@ -89,7 +91,8 @@ class Pages {
   void check_cells(const char* op, int64_t n, const CellsView& cells);
 
   // rows (n,): the row of each (bank, id), -1 where there is none; that throws unless skip.
-  std::vector<int64_t> find_rows(const Batch& batch, const Int64View& ids, bool skip, const char* op) const;
+  std::vector<int64_t> find_rows(const Batch& batch, const Int64View& ids, bool skip,
+                                 const char* op) const;
   int64_t find_row(const Bank& bank, int64_t id) const;
   void prefetch_ids(const Bank& bank) const;
   void plan_removal(Plan& plan, int32_t bank, const std::vector<int64_t>& removed) const;

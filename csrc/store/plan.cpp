@@ -74,12 +74,14 @@ void Plan::seal() {
 const std::vector<Plan::FreedPage>& Plan::commit() noexcept {
   committed_ = true;
   for (const Edit& edit : edits_) {
-    if (edit.old_page >= 0 && slab_.release(edit.old_page)) freed_.push_back({edit.old_page, edit.old_lanes});
+    if (edit.old_page >= 0 && slab_.release(edit.old_page))
+      freed_.push_back({edit.old_page, edit.old_lanes});
   }
   for (const Cut& cut : cuts_) {
     PageTable& pages = banks_[cut.bank].pages;
     for (int64_t position = cut.position; position < pages.size(); ++position) {
-      if (slab_.release(pages[position])) freed_.push_back({pages[position], lanes_in_use(cut.bank, position)});
+      if (slab_.release(pages[position]))
+        freed_.push_back({pages[position], lanes_in_use(cut.bank, position)});
     }
     pages.shrink(cut.position);
   }

@@ -8,9 +8,10 @@
 
 namespace memcore {
 
-// Control plane of a write: which pages a bank gets, which are copied, which rows move. Page tables change while the plan
-// is made and are put back if it is dropped before commit; no row is touched before commit, and commit cannot fail.
-// Pages let go in a plan keep their rows until it ends, so that every copy and move reads what was there before.
+// Control plane of a write: which pages a bank gets, which are copied, which rows move. Page tables
+// change while the plan is made and are put back if it is dropped before commit; no row is touched
+// before commit, and commit cannot fail. Pages let go in a plan keep their rows until it ends, so
+// that every copy and move reads what was there before.
 class Plan {
  public:
   struct Copy {
@@ -34,8 +35,8 @@ class Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
-  // Makes the page at a position of the bank's table its own. Returns true if the page was shared: then it is a new one,
-  // to which commit copies the first n_lanes lanes, and the others are wiped.
+  // Makes the page at a position of the bank's table its own. Returns true if the page was shared:
+  // then it is a new one, to which commit copies the first n_lanes lanes, and the others are wiped.
   bool own_page(int32_t bank, int64_t position, int n_lanes);
   // Puts an empty page at the end of the bank's table.
   void append_page(int32_t bank);
@@ -45,7 +46,8 @@ class Plan {
   void move(int64_t from, int64_t to, bool wipes) { moves_.push_back({from, to, wipes}); }
   void wipe(int64_t slot) { wipes_.push_back(slot); }
 
-  // Gives a bank its map from ids to rows, if it needs one for n_rows rows. Returns whether it has one.
+  // Gives a bank its map from ids to rows, if it needs one for n_rows rows. Returns whether it has
+  // one.
   bool need_map(int32_t bank, int64_t n_rows);
   // Changes to that map: a new id, at once; another row or none for an old one, at commit.
   void map_id(int32_t bank, int64_t id, int64_t row);
@@ -59,8 +61,8 @@ class Plan {
   const std::vector<Move>& moves() const { return moves_; }
   const std::vector<int64_t>& wipes() const { return wipes_; }
 
-  // After the rows have moved, and before the banks' counts change: cuts the tables and lets go of pages. Returns those
-  // that nobody holds now, for the caller to wipe and give back.
+  // After the rows have moved, and before the banks' counts change: cuts the tables and lets go of
+  // pages. Returns those that nobody holds now, for the caller to wipe and give back.
   const std::vector<FreedPage>& commit() noexcept;
 
  private:

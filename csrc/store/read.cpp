@@ -25,7 +25,8 @@ void check_found(const int64_t* rows, int64_t n, const Int64View& ids, const cha
 
 }  // namespace
 
-std::vector<int64_t> Pages::find_rows(const Batch& batch, const Int64View& ids, bool skip, const char* op) const {
+std::vector<int64_t> Pages::find_rows(const Batch& batch, const Int64View& ids, bool skip,
+                                      const char* op) const {
   std::vector<int64_t> rows(batch.order.size());
   for_tasks(batch.n_groups(), kTaskBanks, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
@@ -56,8 +57,8 @@ void Pages::contains(const Int64View& handles, const Int64View& ids, int64_t n, 
   }
 }
 
-void Pages::get(const Int64View& handles, const Int64View& ids, int64_t n, bool skip, uint8_t* vectors,
-                const std::vector<int64_t*>& cells, bool* found) {
+void Pages::get(const Int64View& handles, const Int64View& ids, int64_t n, bool skip,
+                uint8_t* vectors, const std::vector<int64_t*>& cells, bool* found) {
   const ReadLock hold(lock_);
   std::vector<int64_t> slots(n);
   for (int64_t i = 0; i < n; ++i) {
@@ -71,7 +72,8 @@ void Pages::get(const Int64View& handles, const Int64View& ids, int64_t n, bool 
   for_tasks(n, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       found[i] = slots[i] >= 0;
-      if (vectors != nullptr && found[i]) std::memcpy(vectors + i * row_bytes, slab_.row(slots[i]), row_bytes);
+      if (vectors != nullptr && found[i])
+        std::memcpy(vectors + i * row_bytes, slab_.row(slots[i]), row_bytes);
       if (vectors != nullptr && !found[i]) std::memset(vectors + i * row_bytes, 0, row_bytes);
       for (int column = 0; column < static_cast<int>(cells.size()); ++column) {
         if (cells[column] == nullptr) continue;

@@ -8,9 +8,10 @@
 
 namespace memcore {
 
-// Many readers or one writer; a waiting writer goes before new readers. Wait for it without the GIL, and never ask for
-// the GIL while holding it as a writer: fork(2) waits until no writer is active. In the child every lock is free.
-// Use with std::shared_lock and std::unique_lock.
+// Many readers or one writer. Waiting writers go before new readers, and readers who waited for a
+// write before the next write, so that neither starves. Wait for it without the GIL, and never ask
+// for the GIL while holding it as a writer: fork(2) waits until no writer is active. In the child
+// every lock is free. Use with std::shared_lock and std::unique_lock.
 class RwLock final : private Forkable {
  public:
   RwLock() { enlist(); }
@@ -30,6 +31,8 @@ class RwLock final : private Forkable {
   std::condition_variable readers_may_go_;
   std::condition_variable writer_may_go_;
   int64_t n_readers_ = 0;
+  int64_t n_readers_waiting_ = 0;
+  int64_t n_readers_due_ = 0;  // may go before any writer
   int64_t n_writers_waiting_ = 0;
   bool writing_ = false;
 };

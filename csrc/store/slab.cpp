@@ -16,7 +16,8 @@ namespace {
 
 constexpr int64_t kLine = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
-// A bank of a hundred rows should not cost megabytes of address space, a slab of gigabytes not thousands of chunks.
+// A bank of a hundred rows should not cost megabytes of address space, a slab of gigabytes not
+// thousands of chunks.
 constexpr int64_t kFirstChunkBytes = int64_t{256} << 10;
 constexpr int64_t kLastChunkBytes = int64_t{32} << 20;
 constexpr uint8_t kZeroCode = 128;
@@ -32,11 +33,13 @@ int64_t product(int64_t a, int64_t b) {
 // Zeroed memory from the system; on huge pages where it is large enough.
 uint8_t* map_memory(int64_t n_bytes) {
   const int64_t slack = n_bytes >= kHugePage ? kHugePage : 0;
-  void* mapped = mmap(nullptr, n_bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* mapped = mmap(nullptr, n_bytes + slack, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   uint8_t* memory = static_cast<uint8_t*>(mapped);
   if (slack == 0) return memory;
-  const int64_t head = round_up(reinterpret_cast<intptr_t>(memory), kHugePage) - reinterpret_cast<intptr_t>(memory);
+  const int64_t head =
+      round_up(reinterpret_cast<intptr_t>(memory), kHugePage) - reinterpret_cast<intptr_t>(memory);
   if (head > 0) munmap(memory, head);
   if (slack > head) munmap(memory + head + n_bytes, slack - head);
   madvise(memory + head, n_bytes, MADV_HUGEPAGE);
@@ -45,13 +48,18 @@ uint8_t* map_memory(int64_t n_bytes) {
 
 }  // namespace
 
-Slab::Slab(int64_t dim, DType dtype, int n_columns) : dim_(dim), dtype_(dtype), n_columns_(n_columns) {
+Slab::Slab(int64_t dim, DType dtype, int n_columns)
+    : dim_(dim), dtype_(dtype), n_columns_(n_columns) {
   row_bytes_ = dim * item_bytes(dtype);
   rows_stride_ = round_up(product(row_bytes_, kPageRows), kLine);
   block_stride_ = dim == 0 ? 0 : block_bytes(dim);
   page_bytes_ = rows_stride_ + block_stride_ + (1 + n_columns) * kPageRows * 8;
-  first_shift_ = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, kFirstChunkBytes / page_bytes_))) - 1;
-  last_shift_ = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, kLastChunkBytes / page_bytes_))) - 1;
+  first_shift_ =
+      std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, kFirstChunkBytes / page_bytes_))) -
+      1;
+  last_shift_ =
+      std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, kLastChunkBytes / page_bytes_))) -
+      1;
 }
 
 Slab::~Slab() {
@@ -61,7 +69,8 @@ Slab::~Slab() {
 void Slab::add_chunk() {
   Chunk chunk;
   chunk.first = capacity_;
-  chunk.n_pages = std::clamp<int64_t>(capacity_, int64_t{1} << first_shift_, int64_t{1} << last_shift_);
+  chunk.n_pages =
+      std::clamp<int64_t>(capacity_, int64_t{1} << first_shift_, int64_t{1} << last_shift_);
   if (capacity_ + chunk.n_pages > std::numeric_limits<int32_t>::max()) throw std::bad_alloc();
 
   // Each part begins on a page of the system, so that trim can cut each.
@@ -124,7 +133,8 @@ void Slab::wipe_page_vectors(int32_t page, int n_used) const {
   if (dim_ == 0) return;
   std::memset(rows(page), 0, n_used * row_bytes_);
   std::memset(raw_block(page), kZeroCode, block_codes_bytes(dim_));
-  std::memset(raw_block(page) + block_codes_bytes(dim_), 0, block_stride_ - block_codes_bytes(dim_));
+  std::memset(raw_block(page) + block_codes_bytes(dim_), 0,
+              block_stride_ - block_codes_bytes(dim_));
   stale_.clear(page);
 }
 
@@ -144,7 +154,8 @@ void Slab::update_block(int32_t page, uint16_t lanes) const {
     }
     // A block is lines of 16 lanes, 4 bytes each: first the codes, then scale, error and norm.
     uint8_t* line = block + lane * 4;
-    for (int64_t at = 0; at < block_stride_; at += kLine) std::memset(line + at, at < codes_end ? kZeroCode : 0, 4);
+    for (int64_t at = 0; at < block_stride_; at += kLine)
+      std::memset(line + at, at < codes_end ? kZeroCode : 0, 4);
   }
 
   if (n == 0) return;
@@ -163,7 +174,8 @@ void Slab::update_block(int32_t page, uint16_t lanes) const {
 
 void Slab::copy_cells(int32_t from, int32_t to, int n_lanes) const {
   std::copy_n(ids(from), n_lanes, ids(to));
-  for (int column = 0; column < n_columns_; ++column) std::copy_n(cells(column, from), n_lanes, cells(column, to));
+  for (int column = 0; column < n_columns_; ++column)
+    std::copy_n(cells(column, from), n_lanes, cells(column, to));
 }
 
 void Slab::move_cells(int64_t from, int64_t to) const {
@@ -176,19 +188,22 @@ void Slab::move_cells(int64_t from, int64_t to) const {
 
 void Slab::wipe_cells(int64_t slot) const {
   ids(page_of(slot))[lane_of(slot)] = -1;
-  for (int column = 0; column < n_columns_; ++column) cells(column, page_of(slot))[lane_of(slot)] = 0;
+  for (int column = 0; column < n_columns_; ++column)
+    cells(column, page_of(slot))[lane_of(slot)] = 0;
   mark_stale(slot);
 }
 
 void Slab::wipe_page_cells(int32_t page) const {
   std::fill_n(ids(page), kPageRows, -1);
-  for (int column = 0; column < n_columns_; ++column) std::fill_n(cells(column, page), kPageRows, 0);
+  for (int column = 0; column < n_columns_; ++column)
+    std::fill_n(cells(column, page), kPageRows, 0);
 }
 
 void Slab::trim() {
   // Pages above the highest one in use are free: forget them.
   while (n_pages_ > 0 && n_references_[n_pages_ - 1] == 0) --n_pages_;
-  std::erase_if(free_, [this](int32_t page) { return page >= n_pages_ || n_references_[page] > 0; });
+  std::erase_if(free_,
+                [this](int32_t page) { return page >= n_pages_ || n_references_[page] > 0; });
   while (!chunks_.empty() && chunks_.back().first >= n_pages_) {
     munmap(chunks_.back().memory, chunks_.back().n_bytes);
     capacity_ = chunks_.back().first;
@@ -202,7 +217,8 @@ void Slab::trim() {
   const auto cut = [&](void* part, int64_t stride) {
     const int64_t unit = sysconf(_SC_PAGESIZE);
     const intptr_t begin = round_up(reinterpret_cast<intptr_t>(part) + n_kept * stride, unit);
-    const intptr_t end = (reinterpret_cast<intptr_t>(part) + (n_kept + n_cut) * stride) / unit * unit;
+    const intptr_t end =
+        (reinterpret_cast<intptr_t>(part) + (n_kept + n_cut) * stride) / unit * unit;
     if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   };
   cut(last.rows, rows_stride_);
@@ -215,7 +231,9 @@ void Slab::trim() {
 
 std::string Slab::content(int32_t page) const {
   std::string bytes;
-  const auto append = [&](const void* part, int64_t n) { bytes.append(static_cast<const char*>(part), n); };
+  const auto append = [&](const void* part, int64_t n) {
+    bytes.append(static_cast<const char*>(part), n);
+  };
   append(rows(page), kPageRows * row_bytes_);
   if (dim_ > 0) append(block(page), block_stride_);
   append(ids(page), kPageRows * 8);

@@ -19,8 +19,9 @@ constexpr int64_t slot_of(int32_t page, int64_t lane) { return int64_t{page} * k
 constexpr int32_t page_of(int64_t slot) { return static_cast<int32_t>(slot / kPageRows); }
 constexpr int lane_of(int64_t slot) { return static_cast<int>(slot % kPageRows); }
 
-// Reference-counted pages of 16 rows. A page holds rows (16, dim), their shadow block, ids (16,) and cells (16,) for each
-// column. Pages live in chunks that never move. Lanes without a row are wiped: zero row, zero scale, error and norm, id -1.
+// Reference-counted pages of 16 rows. A page holds rows (16, dim), their shadow block, ids (16,)
+// and cells (16,) for each column. Pages live in chunks that never move. Lanes without a row are
+// wiped: zero row, zero scale, error and norm, id -1.
 class Slab {
  public:
   // dim 0: rows without vectors, so without a shadow.
@@ -34,8 +35,8 @@ class Slab {
   int n_columns() const { return n_columns_; }
   int64_t row_bytes() const { return row_bytes_; }
 
-  // The parts of a page. Lane r of rows starts at r * row_bytes(); block is laid out as kernels.h says, and is up to date
-  // when this returns.
+  // The parts of a page. Lane r of rows starts at r * row_bytes(); block is laid out as kernels.h
+  // says, and is up to date when this returns.
   uint8_t* rows(int32_t page) const {
     const Chunk& c = chunk(page);
     return c.rows + (page - c.first) * rows_stride_;
@@ -66,14 +67,15 @@ class Slab {
   // Puts a wiped page on the free list.
   void give_back(int32_t page) noexcept;
 
-  // The references of one page go to a free one, whose place on the free list the next trim forgets.
+  // The references of one page go to a free one, whose place on the free list the next trim
+  // forgets.
   void replace(int32_t from, int32_t to) {
     n_references_[to] = n_references_[from];
     n_references_[from] = 0;
   }
 
-  // The data plane: vectors, and the shadow where whole pages are handled; different rows in different threads.
-  // copy_vectors copies the first n_lanes of n_used lanes to a wiped page.
+  // The data plane: vectors, and the shadow where whole pages are handled; different rows in
+  // different threads. copy_vectors copies the first n_lanes of n_used lanes to a wiped page.
   void copy_vectors(int32_t from, int32_t to, int n_lanes, int n_used) const;
   void move_vector(int64_t from, int64_t to) const { std::memcpy(row(to), row(from), row_bytes_); }
   void wipe_vector(int64_t slot) const { std::memset(row(slot), 0, row_bytes_); }
@@ -84,7 +86,9 @@ class Slab {
   void move_cells(int64_t from, int64_t to) const;
   void wipe_cells(int64_t slot) const;
   void wipe_page_cells(int32_t page) const;
-  void mark_stale(int64_t slot) const { stale_.mark(page_of(slot), lane_of(slot), lane_of(slot) + 1); }
+  void mark_stale(int64_t slot) const {
+    stale_.mark(page_of(slot), lane_of(slot), lane_of(slot) + 1);
+  }
 
   // Asks for the lines that a write to a slot touches.
   void prefetch_slot(int64_t slot) const {
@@ -115,7 +119,8 @@ class Slab {
     int64_t n_bytes;
   };
 
-  // The first chunk has 2^first_shift pages, each further one as many as all before it, up to 2^last_shift.
+  // The first chunk has 2^first_shift pages, each further one as many as all before it, up to
+  // 2^last_shift.
   int64_t chunk_index(int64_t page) const {
     return page >> last_shift_ == 0 ? std::bit_width(static_cast<uint64_t>(page) >> first_shift_)
                                     : last_shift_ - first_shift_ + (page >> last_shift_);

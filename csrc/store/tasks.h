@@ -8,7 +8,8 @@
 
 namespace memcore {
 
-// Cuts 0 … n into tasks of `grain` and runs task(number, begin, end) on the pool; a single task runs here.
+// Cuts 0 … n into tasks of `grain` and runs task(number, begin, end) on the pool; a single task
+// runs here.
 template <typename Task>
 void for_tasks(int64_t n, int64_t grain, const Task& task) {
   const int64_t n_tasks = (n + grain - 1) / grain;
@@ -20,7 +21,8 @@ void for_tasks(int64_t n, int64_t grain, const Task& task) {
   parallel_for(n_tasks, [&run](int64_t i) { run(i); });
 }
 
-// The same for tasks that cannot throw and may be repeated: whatever keeps the pool from starting, the work is done.
+// The same for tasks that cannot throw and may be repeated: whatever keeps the pool from starting,
+// the work is done.
 template <typename Task>
 void for_tasks_or_alone(int64_t n, int64_t grain, const Task& task) noexcept {
   try {

@@ -25,7 +25,7 @@ uint16_t to_bfloat16(float value) {
 }
 
 uint16_t to_float16(float value) {
-  constexpr uint32_t kTooLarge = 0x47800000;     // 65536
+  constexpr uint32_t kTooLarge = 0x47800000;        // 65536
   constexpr uint32_t kSmallestNormal = 0x38800000;  // 2^-14
   constexpr uint32_t kInfinity = 0x7f800000;
   constexpr uint32_t kHalf = 0x3f000000;
@@ -36,7 +36,8 @@ uint16_t to_float16(float value) {
     half = bits > kInfinity ? 0x7e00 : 0x7c00;
   } else if (bits < kSmallestNormal) {
     // Adding one half leaves the last bit of a float16 denormal as the last bit of the sum.
-    half = std::bit_cast<uint32_t>(std::bit_cast<float>(bits) + std::bit_cast<float>(kHalf)) - kHalf;
+    half =
+        std::bit_cast<uint32_t>(std::bit_cast<float>(bits) + std::bit_cast<float>(kHalf)) - kHalf;
   } else {
     half = (bits - (112u << 23) + 0xfff + (bits >> 13 & 1)) >> 13;
   }
@@ -45,7 +46,8 @@ uint16_t to_float16(float value) {
 
 template <typename Item>
 void gather(const uint8_t* row, int64_t stride, int64_t dim, uint8_t* out) {
-  for (int64_t i = 0; i < dim; ++i) std::memcpy(out + i * sizeof(Item), row + i * stride, sizeof(Item));
+  for (int64_t i = 0; i < dim; ++i)
+    std::memcpy(out + i * sizeof(Item), row + i * stride, sizeof(Item));
 }
 
 const char* name_of(DType dtype) {
@@ -70,8 +72,10 @@ void IncomingVectors::convert(const VectorsView& view) {
     for (int64_t i = begin; i < end; ++i) {
       const uint8_t* source = view.data + i * view.row_stride;
       uint8_t* target = converted_.get() + i * row_bytes;
-      if (item_bytes(view.dtype) == 4) gather<uint32_t>(source, view.column_stride, dim, gathered.data());
-      if (item_bytes(view.dtype) == 2) gather<uint16_t>(source, view.column_stride, dim, gathered.data());
+      if (item_bytes(view.dtype) == 4)
+        gather<uint32_t>(source, view.column_stride, dim, gathered.data());
+      if (item_bytes(view.dtype) == 2)
+        gather<uint16_t>(source, view.column_stride, dim, gathered.data());
       if (view.dtype == slab_.dtype()) {
         std::memcpy(target, gathered.data(), row_bytes);
         continue;
@@ -82,8 +86,10 @@ void IncomingVectors::convert(const VectorsView& view) {
         continue;
       }
       uint16_t* halves = reinterpret_cast<uint16_t*>(target);
-      if (slab_.dtype() == DType::kFloat16) std::transform(wide.begin(), wide.end(), halves, to_float16);
-      if (slab_.dtype() == DType::kBFloat16) std::transform(wide.begin(), wide.end(), halves, to_bfloat16);
+      if (slab_.dtype() == DType::kFloat16)
+        std::transform(wide.begin(), wide.end(), halves, to_float16);
+      if (slab_.dtype() == DType::kBFloat16)
+        std::transform(wide.begin(), wide.end(), halves, to_bfloat16);
     }
   });
   data_ = converted_.get();
@@ -110,16 +116,19 @@ void IncomingVectors::check(const char* op) {
 
   std::vector<float> wide(slab_.dim());
   kernels().widen(row(bad), slab_.dtype(), slab_.dim(), wide.data());
-  const bool finite = std::all_of(wide.begin(), wide.end(), [](float x) { return std::isfinite(x); });
-  MEMCORE_CHECK(finite, kInput, op, ": vectors row ", bad, " is not finite in ", name_of(slab_.dtype()),
-                ", should be finite");
+  const bool finite =
+      std::all_of(wide.begin(), wide.end(), [](float x) { return std::isfinite(x); });
+  MEMCORE_CHECK(finite, kInput, op, ": vectors row ", bad, " is not finite in ",
+                name_of(slab_.dtype()), ", should be finite");
   const void* rows[] = {row(bad)};
   float square;
   kernels().square_rows(rows, slab_.dtype(), 1, slab_.dim(), &square);
-  fail(ErrorKind::kInput, op, ": vectors row ", bad, " has squared norm ", square, ", should be at most 1e36");
+  fail(ErrorKind::kInput, op, ": vectors row ", bad, " has squared norm ", square,
+       ", should be at most 1e36");
 }
 
-void IncomingVectors::write(const std::vector<int64_t>& slots, const std::vector<int64_t>& order) const noexcept {
+void IncomingVectors::write(const std::vector<int64_t>& slots,
+                            const std::vector<int64_t>& order) const noexcept {
   for_tasks_or_alone(n_rows_, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       // The lines of the next row come while this one is written.

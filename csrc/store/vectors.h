@@ -21,11 +21,12 @@ struct VectorsView {
 // The vectors of one call, checked and in the slab's dtype: what the data plane writes.
 class IncomingVectors {
  public:
-  // Throws kInput in the name of op for the first row that is not finite or whose canonical dot with itself passes 1e36.
+  // Throws kInput in the name of op for the first row that is not finite or whose canonical dot
+  // with itself passes 1e36.
   IncomingVectors(const VectorsView& view, const Slab& slab, const char* op);
 
-  // slots[i] takes row i; slots below 0 are left out. order (n,) says which rows to write together. Their shadow follows
-  // later: see Slab::mark_stale.
+  // slots[i] takes row i; slots below 0 are left out. order (n,) says which rows to write together.
+  // Their shadow follows later: see Slab::mark_stale.
   void write(const std::vector<int64_t>& slots, const std::vector<int64_t>& order) const noexcept;
 
  private:

@@ -22,10 +22,12 @@ enum class WhereOp : int64_t {
   kNotIn = 10,
 };
 
-// A condition on the columns of a row, as a postfix program over 16-bit masks. Null matches kIsNull and kNot only.
+// A condition on the columns of a row, as a postfix program over 16-bit masks. Null matches kIsNull
+// and kNot only.
 class Where {
  public:
-  // ops (n_ops, 4): op, column, begin, end; begin and end into constants. Throws kInput where the program is malformed.
+  // ops (n_ops, 4): op, column, begin, end; begin and end into constants. Throws kInput where the
+  // program is malformed.
   Where(const int64_t* ops, int64_t n_ops, const int64_t* constants, int64_t n_constants,
         const std::vector<ColumnKind>& kinds);
 

@@ -15,7 +15,7 @@ def test_readers_see_whole_writes(rng):
     ids = np.arange(100)
     for bank in banks:
         pages.add(bank[None], None, np.zeros((100, 8), np.float32), [np.zeros(100, np.int64)])
-    stop, torn = threading.Event(), []
+    stop, torn, n_reads = threading.Event(), [], dict.fromkeys(banks.tolist(), 0)
 
     def write(bank, value):
         while not stop.is_set():
@@ -31,6 +31,7 @@ def test_readers_see_whole_writes(rng):
         while not stop.is_set():
             rows, cells = np.zeros((100, 8), np.float32), np.zeros(100, np.int64)
             pages.get(bank, ids, False, rows, [cells])
+            n_reads[int(bank[0])] += 1
             if len({*rows.ravel().tolist(), *cells.tolist()}) != 1:
                 torn.append((rows, cells))
 
@@ -50,6 +51,7 @@ def test_readers_see_whole_writes(rng):
         thread.join(30)
         assert not thread.is_alive()
     assert not torn
+    assert min(n_reads.values()) > 10
     assert pages.n_pages - pages.n_free_pages == 4 * 7
 
 
