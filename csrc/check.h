@@ -27,8 +27,8 @@ template <typename... Parts>
 }  // namespace memcore
 
 // MEMCORE_CHECK(ok, kShape, "add: vectors has dim ", a, ", should be ", b)
-#define MEMCORE_CHECK(condition, kind, ...)                          \
-  do {                                                               \
-    if (!(condition)) [[unlikely]]                                   \
-      ::memcore::fail(::memcore::ErrorKind::kind, __VA_ARGS__);      \
+#define MEMCORE_CHECK(condition, kind, ...)                     \
+  do {                                                          \
+    if (!(condition)) [[unlikely]]                              \
+      ::memcore::fail(::memcore::ErrorKind::kind, __VA_ARGS__); \
   } while (false)

@@ -28,7 +28,8 @@ PYBIND11_MODULE(_core, m) {
     try {
       if (error) std::rethrow_exception(error);
     } catch (const memcore::Error& e) {
-      py::set_error(py::module_::import("memcore.errors").attr(memcore::python_name(e.kind)), e.what());
+      py::set_error(py::module_::import("memcore.errors").attr(memcore::python_name(e.kind)),
+                    e.what());
     }
   });
   memcore::register_engine(m);

@@ -258,9 +258,9 @@ py::array_t<int64_t> fork(Pages& pages, const py::array& handles, int64_t n) {
 }
 
 void copy_from(Pages& pages, const py::array& handles, const py::array& sources) {
-  const Int64Arg targets("copy_from", "handles", handles);
-  const Int64Arg origins("copy_from", "sources", sources);
-  MEMCORE_CHECK(origins.view.size == targets.view.size, kShape, "copy_from: sources has ",
+  const Int64Arg targets("rollback", "handles", handles);
+  const Int64Arg origins("rollback", "sources", sources);
+  MEMCORE_CHECK(origins.view.size == targets.view.size, kShape, "rollback: sources has ",
                 origins.view.size, " entries, should have ", targets.view.size);
   const py::gil_scoped_release release;
   pages.copy_from(targets.view, origins.view);
@@ -331,7 +331,7 @@ void register_pages(py::module_& m) {
       .def_property_readonly("n_pages", without_gil(&Pages::n_pages))
       .def_property_readonly("n_free_pages", without_gil(&Pages::n_free_pages))
       .def_property_readonly_static("page_rows", [](const py::object&) { return kPageRows; });
-  if (bind_pages_search) bind_pages_search(cls);
+  bind_pages_search(cls);
 }
 
 }  // namespace memcore

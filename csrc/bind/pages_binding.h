@@ -6,7 +6,7 @@
 
 namespace memcore {
 
-// Adds search and score to the class Pages, where the scan is built in.
-__attribute__((weak)) void bind_pages_search(pybind11::class_<Pages>& cls);
+// Adds search and score to the class Pages.
+void bind_pages_search(pybind11::class_<Pages>& cls);
 
 }  // namespace memcore

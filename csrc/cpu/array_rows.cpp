@@ -12,19 +12,22 @@ namespace {
 // A window's shadow stays within the second-level caches of a few cores.
 constexpr int64_t kWindowBytes = int64_t{2} << 20;
 
-// One buffer a thread for each use, so that rows() gathered for one purpose outlive those for another.
+// One buffer a thread for each use, so that rows() gathered for one purpose outlive those for
+// another.
 thread_local std::vector<uint8_t> gathered_rows;
 thread_local std::vector<uint8_t> gathered_block;
 
 void gather(const KeysView& keys, int64_t row, uint8_t* out) {
   const int64_t item = item_bytes(keys.dtype);
   const uint8_t* from = keys.data + row * keys.row_stride;
-  for (int64_t i = 0; i < keys.dim; ++i) std::memcpy(out + i * item, from + i * keys.column_stride, item);
+  for (int64_t i = 0; i < keys.dim; ++i)
+    std::memcpy(out + i * item, from + i * keys.column_stride, item);
 }
 
 // Pointers to rows, through a copy where components do not lie side by side.
 template <class RowAt>
-void point(const KeysView& keys, int64_t n, RowAt&& row_at, std::vector<uint8_t>& buffer, const void** out) {
+void point(const KeysView& keys, int64_t n, RowAt&& row_at, std::vector<uint8_t>& buffer,
+           const void** out) {
   const int64_t item = item_bytes(keys.dtype);
   if (keys.column_stride == item || keys.dim == 1) {
     for (int64_t i = 0; i < n; ++i) out[i] = keys.data + row_at(i) * keys.row_stride;
@@ -81,6 +84,13 @@ void ArrayRows::ids(const int64_t* row, int64_t n, int64_t* out) const {
 void ArrayRows::norms(const int64_t*, int64_t n, const void* const* rows, float* out) const {
   kernels().square_rows(rows, keys_.dtype, n, keys_.dim, out);
   for (int64_t i = 0; i < n; ++i) out[i] = std::sqrt(out[i]);
+}
+
+void ArrayRows::prefetch(const int64_t* row, int64_t n) const {
+  for (int64_t i = 0; i < n; ++i) {
+    prefetch_row(keys_.data + (begin_ + row[i]) * keys_.row_stride,
+                 keys_.dim * item_bytes(keys_.dtype));
+  }
 }
 
 void ArrayRows::weights(const int64_t* row, int64_t n, float* scale, float* bias) const {

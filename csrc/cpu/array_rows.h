@@ -8,8 +8,9 @@
 
 namespace memcore {
 
-// Rows begin … begin + n - 1 of an array of keys. Ids are positions in the whole array. The shadow exists for a window
-// of blocks at a time: it is made by the search, so that its memory does not grow with the array.
+// Rows begin … begin + n - 1 of an array of keys. Ids are positions in the whole array. The shadow
+// exists for a window of blocks at a time: it is made by the search, so that its memory does not
+// grow with the array.
 class ArrayRows : public RowSource {
  public:
   ArrayRows(const KeysView& keys, int64_t begin, int64_t n, const float* scale, const float* bias)
@@ -22,6 +23,7 @@ class ArrayRows : public RowSource {
   void rows(const int64_t* row, int64_t n, const void** out) const override;
   void ids(const int64_t* row, int64_t n, int64_t* out) const override;
   void norms(const int64_t* row, int64_t n, const void* const* rows, float* out) const override;
+  void prefetch(const int64_t* row, int64_t n) const override;
   bool is_weighted() const override { return scale_ != nullptr || bias_ != nullptr; }
   void weights(const int64_t* row, int64_t n, float* scale, float* bias) const override;
 
@@ -31,7 +33,8 @@ class ArrayRows : public RowSource {
   // How many blocks a window may have.
   int64_t window_blocks() const;
 
-  // Makes room for the shadow of n blocks; then shadow(i, b) may write block b to place i, from any thread.
+  // Makes room for the shadow of n blocks; then shadow(i, b) may write block b to place i, from any
+  // thread.
   void open_window(int64_t n);
   void shadow(int64_t place, int64_t b);
 

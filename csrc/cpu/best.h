@@ -13,9 +13,12 @@ struct Hit {
 };
 
 // Score descending, then id ascending.
-inline bool is_better(const Hit& a, const Hit& b) { return a.score > b.score || (a.score == b.score && a.id < b.id); }
+inline bool is_better(const Hit& a, const Hit& b) {
+  return a.score > b.score || (a.score == b.score && a.id < b.id);
+}
 
-// The k best of the hits offered. Appends, and selects when the buffer is full: a constant time per hit for any k.
+// The k best of the hits offered. Appends, and selects when the buffer is full: a constant time per
+// hit for any k.
 class Best {
  public:
   explicit Best(int64_t k = 0) { reset(k); }
@@ -27,7 +30,9 @@ class Best {
   }
 
   // The score that a hit must reach to matter still.
-  float threshold() const { return has_worst_ ? worst_.score : -std::numeric_limits<float>::infinity(); }
+  float threshold() const {
+    return has_worst_ ? worst_.score : -std::numeric_limits<float>::infinity();
+  }
 
   void offer(float score, int64_t id) {
     const Hit hit{score, id};

@@ -6,8 +6,8 @@
 
 namespace memcore {
 
-void Collector::reset(const Queries& queries, int64_t query, const RowSource& source, int64_t k, ScoreRange range,
-                      const uint16_t* allowed) {
+void Collector::reset(const Queries& queries, int64_t query, const RowSource& source, int64_t k,
+                      ScoreRange range, const uint16_t* allowed) {
   queries_ = &queries;
   source_ = &source;
   query_ = query;
@@ -33,7 +33,8 @@ void Collector::offer(int64_t row, float lower, float upper) {
       lowers_.back() = lower;
       std::push_heap(lowers_.begin(), lowers_.end(), std::greater<>());
     }
-    if (static_cast<int64_t>(lowers_.size()) == k_) threshold_ = std::max(threshold_, lowers_.front());
+    if (static_cast<int64_t>(lowers_.size()) == k_)
+      threshold_ = std::max(threshold_, lowers_.front());
   }
   candidates_.push_back({row, upper});
   if (static_cast<int64_t>(candidates_.size()) >= std::max<int64_t>(512, 4 * k_)) make_room();
@@ -58,7 +59,8 @@ void Collector::score(const Candidate* candidates, int64_t n) {
   }
 }
 
-// The buffer is full: what the threshold does not clear out is scored now, which raises the threshold.
+// The buffer is full: what the threshold does not clear out is scored now, which raises the
+// threshold.
 void Collector::make_room() {
   drop_below(threshold_);
   if (candidates_.size() * 2 < static_cast<size_t>(std::max<int64_t>(512, 4 * k_))) return;
@@ -72,7 +74,7 @@ void Collector::prefetch() const {
   int64_t rows[kScoreRows];
   const int64_t n = std::min<int64_t>(kScoreRows, static_cast<int64_t>(candidates_.size()));
   for (int64_t i = 0; i < n; ++i) rows[i] = candidates_[i].row;
-  prefetch_rows(*source_, rows, n);
+  source_->prefetch(rows, n);
 }
 
 void Collector::finish() {

@@ -6,8 +6,8 @@
 
 namespace memcore {
 
-void canonical_scores(const Queries& queries, int64_t q, const RowSource& source, const int64_t* rows, int64_t n,
-                      float* scores) {
+void canonical_scores(const Queries& queries, int64_t q, const RowSource& source,
+                      const int64_t* rows, int64_t n, float* scores) {
   const void* pointers[kScoreRows];
   source.rows(rows, n, pointers);
   const float* query = queries.values(q);
@@ -32,8 +32,8 @@ void canonical_scores(const Queries& queries, int64_t q, const RowSource& source
   }
 }
 
-void offer_rows(const Queries& queries, int64_t q, const RowSource& source, const int64_t* rows, int64_t n,
-                ScoreRange range, Best& best) {
+void offer_rows(const Queries& queries, int64_t q, const RowSource& source, const int64_t* rows,
+                int64_t n, ScoreRange range, Best& best) {
   float scores[kScoreRows], scale[kScoreRows], bias[kScoreRows];
   int64_t ids[kScoreRows];
   for (int64_t begin = 0; begin < n; begin += kScoreRows) {
@@ -47,13 +47,14 @@ void offer_rows(const Queries& queries, int64_t q, const RowSource& source, cons
     for (int64_t i = 0; i < count; ++i) {
       // -0 becomes +0. NaN fails both comparisons.
       const float score = scores[i] + 0.0f;
-      if (score >= range.min && score <= range.max && score >= best.threshold()) best.offer(score, ids[i]);
+      if (score >= range.min && score <= range.max && score >= best.threshold())
+        best.offer(score, ids[i]);
     }
   }
 }
 
-void offer_range(const Queries& queries, int64_t q, const RowSource& source, int64_t begin, int64_t end,
-                 const uint16_t* allowed, ScoreRange range, Best& best) {
+void offer_range(const Queries& queries, int64_t q, const RowSource& source, int64_t begin,
+                 int64_t end, const uint16_t* allowed, ScoreRange range, Best& best) {
   int64_t rows[kScoreRows];
   for (int64_t r = begin; r < end;) {
     int64_t n = 0;
@@ -66,22 +67,6 @@ void offer_range(const Queries& queries, int64_t q, const RowSource& source, int
       }
     }
     offer_rows(queries, q, source, rows, n, range, best);
-  }
-}
-
-void prefetch_rows(const RowSource& source, const int64_t* rows, int64_t n) {
-  const void* pointers[kScoreRows];
-  const int64_t row_bytes = source.dim() * item_bytes(source.dtype());
-  // The first lines of each row; the processor's own prefetcher finds the others.
-  const int64_t n_bytes = std::min<int64_t>(row_bytes, 512);
-  for (int64_t begin = 0; begin < n; begin += kScoreRows) {
-    const int64_t count = std::min(kScoreRows, n - begin);
-    source.rows(rows + begin, count, pointers);
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t byte = 0; byte < n_bytes; byte += 64) {
-        __builtin_prefetch(static_cast<const char*>(pointers[i]) + byte);
-      }
-    }
   }
 }
 

@@ -8,8 +8,8 @@
 
 namespace memcore {
 
-// The canonical score is defined in round-to-nearest-even with denormals kept. A scope sets that for its thread and
-// puts back what it found.
+// The canonical score is defined in round-to-nearest-even with denormals kept. A scope sets that
+// for its thread and puts back what it found.
 class FloatEnv {
  public:
   FloatEnv() : found_(read()) {

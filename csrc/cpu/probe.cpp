@@ -70,10 +70,10 @@ void int8_vnni(int64_t n) { PROBE_LOOP(PROBE_EACH12(PROBE_VNNI, "zmm")); }
   "vpmaddwd %%" r "13,%%" r #pair ",%%" r #pair \
   "\n"                                          \
   "vpaddd %%" r #pair ",%%" r #acc ",%%" r #acc "\n"
-#define PROBE_STEPS(r)                                                             \
-  PROBE_STEP(r, 0, 6)                                                              \
-  PROBE_STEP(r, 1, 7) PROBE_STEP(r, 2, 8) PROBE_STEP(r, 3, 9) PROBE_STEP(r, 4, 10) \
-      PROBE_STEP(r, 5, 11)
+#define PROBE_STEPS(r) \
+  PROBE_STEP(r, 0, 6)  \
+  PROBE_STEP(r, 1, 7)  \
+  PROBE_STEP(r, 2, 8) PROBE_STEP(r, 3, 9) PROBE_STEP(r, 4, 10) PROBE_STEP(r, 5, 11)
 void int8_avx2(int64_t n) { PROBE_LOOP(PROBE_STEPS("ymm")); }
 void int8_avx512(int64_t n) { PROBE_LOOP(PROBE_STEPS("zmm")); }
 

@@ -13,8 +13,9 @@ namespace {
 // Bounds are computed in double and must not shrink on their way to float32.
 float round_up(double value) {
   float nearest = static_cast<float>(value);
-  return static_cast<double>(nearest) < value ? std::nextafterf(nearest, std::numeric_limits<float>::infinity())
-                                              : nearest;
+  return static_cast<double>(nearest) < value
+             ? std::nextafterf(nearest, std::numeric_limits<float>::infinity())
+             : nearest;
 }
 
 // Copies one row of any strides.
@@ -24,12 +25,12 @@ void gather(const uint8_t* row, int64_t item, int64_t dim, int64_t column_stride
 
 }  // namespace
 
-Queries::Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, int64_t dim, int64_t row_stride,
-                 int64_t column_stride, Metric metric)
+Queries::Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, int64_t dim,
+                 int64_t row_stride, int64_t column_stride, Metric metric)
     : n_(n), dim_(dim), metric_(metric), rows_(n), norms_(n) {
   const int64_t item = item_bytes(dtype);
-  const bool is_plain = dtype == DType::kFloat32 && (column_stride == item || dim <= 1) && row_stride % 4 == 0 &&
-                        reinterpret_cast<uintptr_t>(values) % 4 == 0;
+  const bool is_plain = dtype == DType::kFloat32 && (column_stride == item || dim <= 1) &&
+                        row_stride % 4 == 0 && reinterpret_cast<uintptr_t>(values) % 4 == 0;
   if (!is_plain) widened_.resize(static_cast<size_t>(n) * dim);
   std::vector<uint8_t> packed(column_stride == item ? 0 : dim * item);
   for (int64_t q = 0; q < n; ++q) {
@@ -46,10 +47,12 @@ Queries::Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, 
     kernels().widen(row, dtype, dim, out);
     rows_[q] = out;
   }
-  kernels().square_rows(reinterpret_cast<const void* const*>(rows_.data()), DType::kFloat32, n, dim, norms_.data());
+  kernels().square_rows(reinterpret_cast<const void* const*>(rows_.data()), DType::kFloat32, n, dim,
+                        norms_.data());
   for (int64_t q = 0; q < n; ++q) {
-    MEMCORE_CHECK(norms_[q] <= 1e36f, kInput, op, ": queries row ", q,
-                  " is not finite or too large, should be finite with a squared norm of at most 1e36");
+    MEMCORE_CHECK(
+        norms_[q] <= 1e36f, kInput, op, ": queries row ", q,
+        " is not finite or too large, should be finite with a squared norm of at most 1e36");
     norms_[q] = std::sqrt(norms_[q]);
   }
 }
@@ -68,8 +71,9 @@ void Queries::quantize(int64_t begin, int64_t end) {
     Quantized& out = quantized_[q];
     float error;
     int32_t sum;
-    out.is_bounded = kernels().quantize_query(rows_[q], dim_, norms_[q], codes_.data() + q * quads(dim_) * 4,
-                                              &out.bound.slope, &error, &sum);
+    out.is_bounded =
+        kernels().quantize_query(rows_[q], dim_, norms_[q], codes_.data() + q * quads(dim_) * 4,
+                                 &out.bound.slope, &error, &sum);
     if (!out.is_bounded) continue;
     out.start = -128 * sum;
     const double norm = static_cast<double>(norms_[q]) * (1 + rounding);
@@ -100,19 +104,16 @@ ScanQuery Queries::aim(int64_t q, float threshold) const {
     return out;
   }
   switch (metric_) {
-    case Metric::kDot:
-      out.offset -= threshold;
-      break;
-    case Metric::kCosine:
-      out.norm_weight -= threshold * bound.norm;
-      break;
+    case Metric::kDot: out.offset -= threshold; break;
+    case Metric::kCosine: out.norm_weight -= threshold * bound.norm; break;
     case Metric::kL2:
       // 2 (dot + bound) - |q|^2 - |x|^2 + slack (|q| + |x|)^2 >= threshold
       out.slope *= 2.0f;
       out.error_weight *= 2.0f;
       out.norm_weight = 2.0f * (bound.norm_weight + bound.slack * bound.norm);
       out.square_weight = bound.slack - 1.0f;
-      out.offset = 2.0f * bound.underflow + (bound.slack - 1.0f) * (bound.norm * bound.norm) - threshold;
+      out.offset =
+          2.0f * bound.underflow + (bound.slack - 1.0f) * (bound.norm * bound.norm) - threshold;
       break;
   }
   return out;

@@ -10,10 +10,10 @@ namespace memcore {
 // A batch of queries, checked, widened and, for the first pass, quantised.
 class Queries {
  public:
-  // values (n, dim) in `dtype` with byte strides. Throws kInput at the first query that is not finite or whose
-  // canonical dot with itself passes 1e36.
-  Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, int64_t dim, int64_t row_stride,
-          int64_t column_stride, Metric metric);
+  // values (n, dim) in `dtype` with byte strides. Throws kInput at the first query that is not
+  // finite or whose canonical dot with itself passes 1e36.
+  Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, int64_t dim,
+          int64_t row_stride, int64_t column_stride, Metric metric);
 
   int64_t size() const { return n_; }
   int64_t dim() const { return dim_; }
@@ -21,13 +21,15 @@ class Queries {
   const float* values(int64_t q) const { return rows_[q]; }
   float norm(int64_t q) const { return norms_[q]; }
 
-  // Prepares queries begin … end - 1 for the first pass. Safe to call for disjoint ranges at the same time.
+  // Prepares queries begin … end - 1 for the first pass. Safe to call for disjoint ranges at the
+  // same time.
   void quantize(int64_t begin, int64_t end);
 
   // Makes room for quantize. Call once before it.
   void reserve_codes();
 
-  // Whether the first pass can take this query: it was quantised, and is not so small that bounds could underflow.
+  // Whether the first pass can take this query: it was quantised, and is not so small that bounds
+  // could underflow.
   bool has_bounds(int64_t q) const { return !quantized_.empty() && quantized_[q].is_bounded; }
   const BoundQuery& bound(int64_t q) const { return quantized_[q].bound; }
 

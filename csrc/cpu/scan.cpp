@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 namespace memcore {
 namespace {
@@ -11,15 +12,20 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kDenseRows = Scan::kDenseBlocks * kBlockRows;
 
-// A block's final scores lie in [scale * lower + bias, scale * upper + bias], or the other way round.
+// A block's final scores lie in [scale * lower + bias, scale * upper + bias], or the other way
+// round.
 void apply_weights(const float* scale, const float* bias, float* lower, float* upper) {
   for (int r = 0; r < kBlockRows; ++r) {
-    const double a = static_cast<double>(scale[r]) * lower[r], b = static_cast<double>(scale[r]) * upper[r];
-    // An unknown bound times zero is still unknown.
-    const bool is_known = a == a && b == b;
+    const double a = static_cast<double>(scale[r]) * lower[r],
+                 b = static_cast<double>(scale[r]) * upper[r];
     const double low = std::min(a, b) + bias[r], high = std::max(a, b) + bias[r];
     // The final score is rounded twice, each time by at most half a unit.
-    const double slack = (std::max(std::abs(a), std::abs(b)) + std::abs(static_cast<double>(bias[r]))) * 0x1p-22 + 0x1p-148;
+    const double slack =
+        (std::max(std::abs(a), std::abs(b)) + std::abs(static_cast<double>(bias[r]))) * 0x1p-22 +
+        0x1p-148;
+    // What an infinity or NaN makes of the bounds says nothing.
+    const bool is_known =
+        a == a && b == b && low - slack == low - slack && high + slack == high + slack;
     lower[r] = is_known ? static_cast<float>(low - slack) : -kInfinity;
     upper[r] = is_known ? static_cast<float>(high + slack) : kInfinity;
     // -inf is for lanes without a row.
@@ -43,12 +49,15 @@ void BlockGroup::add(const RowSource& source, int64_t number, const uint8_t* blo
   ++n_blocks;
 }
 
-void Scan::begin(const Queries& queries, Collector* const* collectors, int64_t n, bool is_weighted) {
+void Scan::begin(const Queries& queries, Collector* const* collectors, int64_t n,
+                 bool is_weighted) {
   queries_ = &queries;
   collectors_ = collectors;
   n_ = n;
   is_weighted_ = is_weighted;
   aimed_.resize(n);
+  everyone_.resize(n);
+  std::iota(everyone_.begin(), everyone_.end(), 0);
   for (int64_t i = 0; i < n; ++i) aim(i);
   masks_.resize(n * kScanBlocks);
   dots_.resize(n * kScanBlocks * kBlockRows);
@@ -57,7 +66,8 @@ void Scan::begin(const Queries& queries, Collector* const* collectors, int64_t n
 
 void Scan::bounds(int64_t i, const uint8_t* block, int64_t index, const int32_t* dots, float* lower,
                   float* upper) const {
-  kernels().bounds(block, queries_->dim(), dots, queries_->bound(collectors_[i]->query()), lower, upper);
+  kernels().bounds(block, queries_->dim(), dots, queries_->bound(collectors_[i]->query()), lower,
+                   upper);
   if (!is_weighted_) return;
   const RowSource& source = collectors_[i]->source();
   int64_t rows[kBlockRows];
@@ -70,19 +80,26 @@ void Scan::bounds(int64_t i, const uint8_t* block, int64_t index, const int32_t*
   apply_weights(scale, bias, lower, upper);
 }
 
-void Scan::visit(const BlockGroup& group) {
+const ScanQuery* Scan::aimed(const int32_t* subset, int64_t n_subset) {
+  if (n_subset == n_) return aimed_.data();
+  subset_.resize(n_subset);
+  for (int64_t j = 0; j < n_subset; ++j) subset_[j] = aimed_[subset[j]];
+  return subset_.data();
+}
+
+void Scan::visit(const BlockGroup& group, const int32_t* subset, int64_t n_subset) {
   const int64_t n_blocks = group.n_blocks;
-  kernels().scan(group.blocks, group.has_next ? group.next : nullptr, n_blocks, queries_->dim(), aimed_.data(), n_,
-                 masks_.data(), dots_.data());
+  kernels().scan(group.blocks, group.has_next ? group.next : nullptr, n_blocks, queries_->dim(),
+                 aimed(subset, n_subset), n_subset, masks_.data(), dots_.data());
   const bool is_whole = n_blocks == kScanBlocks;
-  for (int64_t i = 0; i < n_; ++i) {
-    const uint16_t* masks = masks_.data() + i * n_blocks;
+  for (int64_t j = 0; j < n_subset; ++j) {
+    const uint16_t* masks = masks_.data() + j * n_blocks;
     if (is_whole) {
       uint64_t all;
       std::memcpy(&all, masks, sizeof(all));
       if (all == 0) continue;
     }
-    look(i, group, masks, dots_.data() + i * n_blocks * kBlockRows);
+    look(subset[j], group, masks, dots_.data() + j * n_blocks * kBlockRows);
   }
 }
 
@@ -102,7 +119,7 @@ void Scan::visit_range(const RowSource& source, int64_t first, int64_t n, const 
     fill(next);
     group.has_next = next.n_blocks == group.n_blocks;
     if (group.has_next) std::copy(next.blocks, next.blocks + next.n_blocks, group.next);
-    visit(group);
+    visit(group, everyone(), n_);
     interrupt.poll();
     group = next;
   }
@@ -131,13 +148,14 @@ void Scan::measure(const BlockGroup& group, const int32_t* subset, int64_t n_sub
     upper_.resize(n_ * kDenseRows);
     measured_index_.resize(n_ * kDenseBlocks);
   }
+  // Every dot product is wanted, whatever the query is aimed at.
   subset_.resize(n_subset);
   for (int64_t j = 0; j < n_subset; ++j) {
     subset_[j] = aimed_[subset[j]];
     subset_[j].offset = kInfinity;
   }
-  kernels().scan(group.blocks, group.has_next ? group.next : nullptr, group.n_blocks, queries_->dim(), subset_.data(),
-                 n_subset, masks_.data(), dots_.data());
+  kernels().scan(group.blocks, group.has_next ? group.next : nullptr, group.n_blocks,
+                 queries_->dim(), subset_.data(), n_subset, masks_.data(), dots_.data());
   for (int64_t j = 0; j < n_subset; ++j) {
     const int64_t i = subset[j];
     const Collector& collector = *collectors_[i];
@@ -145,8 +163,8 @@ void Scan::measure(const BlockGroup& group, const int32_t* subset, int64_t n_sub
       const int64_t at = i * kDenseRows + measured_[i] * kBlockRows;
       float* lower = lower_.data() + at;
       float* upper = upper_.data() + at;
-      bounds(i, group.blocks[b], group.index[b], dots_.data() + (j * group.n_blocks + b) * kBlockRows, lower,
-             upper);
+      bounds(i, group.blocks[b], group.index[b],
+             dots_.data() + (j * group.n_blocks + b) * kBlockRows, lower, upper);
       uint32_t out = ~uint32_t{group.live[b]} & 0xffff;
       if (collector.is_masked()) out |= ~collector.allowed(group.index[b]) & 0xffff;
       for (; out != 0; out &= out - 1) {
@@ -167,7 +185,9 @@ void Scan::settle(bool offers) {
     const float* lower = lower_.data() + i * kDenseRows;
     const float* upper = upper_.data() + i * kDenseRows;
     // A row too good to be returned may not raise the threshold.
-    const auto counted = [&](int64_t r) { return upper[r] <= collector.range().max ? lower[r] : -kInfinity; };
+    const auto counted = [&](int64_t r) {
+      return upper[r] <= collector.range().max ? lower[r] : -kInfinity;
+    };
 
     // The best of each lane are 16 different rows: for small k, a threshold without a selection.
     values_.assign(kBlockRows, -kInfinity);
@@ -188,7 +208,9 @@ void Scan::settle(bool offers) {
       const int64_t r = reached_[j];
       // Lanes that hold no row, or none to be returned, have an upper bound of -inf.
       if (upper[r] < collector.threshold() || upper[r] == -kInfinity) continue;
-      collector.keep(measured_index_[i * kDenseBlocks + r / kBlockRows] * kBlockRows + r % kBlockRows, upper[r]);
+      collector.keep(
+          measured_index_[i * kDenseBlocks + r / kBlockRows] * kBlockRows + r % kBlockRows,
+          upper[r]);
     }
   }
 }

@@ -8,15 +8,17 @@
 
 namespace memcore {
 
-// One query's way through the first pass: rows that may be among its k best, and what proves that others are not.
-// Every row kept out has an upper bound below the k-th best lower bound of the rows seen.
+// One query's way through the first pass: rows that may be among its k best, and what proves that
+// others are not. Every row kept out has an upper bound below the k-th best lower bound of the rows
+// seen.
 class Collector {
  public:
   // allowed: the rows that may be returned, 16 bits a block, or nullptr for all.
-  void reset(const Queries& queries, int64_t query, const RowSource& source, int64_t k, ScoreRange range,
-             const uint16_t* allowed);
+  void reset(const Queries& queries, int64_t query, const RowSource& source, int64_t k,
+             ScoreRange range, const uint16_t* allowed);
 
   int64_t query() const { return query_; }
+  int64_t k() const { return k_; }
   float threshold() const { return threshold_; }
   ScoreRange range() const { return range_; }
   const RowSource& source() const { return *source_; }
@@ -80,39 +82,48 @@ struct BlockGroup {
   void add(const RowSource& source, int64_t number, const uint8_t* block);
 };
 
-// The first pass for a set of queries. It owns only scratch memory, so that a thread can use one for many searches.
+// The first pass for a set of queries. It owns only scratch memory, so that a thread can use one
+// for many searches.
 class Scan {
  public:
-  // A list of no more blocks than this has the bounds of all its rows kept, and its threshold chosen from them.
+  // A list of no more blocks than this has the bounds of all its rows kept, and its threshold
+  // chosen from them.
   static constexpr int64_t kDenseBlocks = 64;
 
   // The queries of `collectors`, aimed at their thresholds.
   void begin(const Queries& queries, Collector* const* collectors, int64_t n, bool is_weighted);
 
-  // Offers the rows of a group to every collector that cannot rule them out.
-  void visit(const BlockGroup& group);
+  // Offers the rows of a group to those of the collectors `subset` that cannot rule them out.
+  void visit(const BlockGroup& group, const int32_t* subset, int64_t n_subset);
 
-  // visit for blocks first … first + n - 1 of one source. Blocks without a row in `allowed` (counted from `first`)
-  // are passed over; nullptr visits all.
-  void visit_range(const RowSource& source, int64_t first, int64_t n, const uint16_t* allowed, Interrupt& interrupt);
+  // visit, by all collectors, for blocks first … first + n - 1 of one source. Blocks without a row
+  // in `allowed` (counted from `first`) are passed over; nullptr visits all.
+  void visit_range(const RowSource& source, int64_t first, int64_t n, const uint16_t* allowed,
+                   Interrupt& interrupt);
 
   // The bounds of every row of a group, for those collectors whose numbers are in `subset`.
   void measure(const BlockGroup& group, const int32_t* subset, int64_t n_subset);
 
-  // After measure over all of a list of at most kDenseBlocks blocks (or over a sample of one): raises each
-  // collector's threshold, and, if `offers`, offers the rows that reach it.
+  // The numbers of all collectors, as a subset.
+  const int32_t* everyone() const { return everyone_.data(); }
+
+  // After measure over all of a list of at most kDenseBlocks blocks (or over a sample of one):
+  // raises each collector's threshold, and, if `offers`, offers the rows that reach it.
   void settle(bool offers);
 
  private:
   void aim(int64_t i);
+  const ScanQuery* aimed(const int32_t* subset, int64_t n_subset);
   void look(int64_t i, const BlockGroup& group, const uint16_t* masks, const int32_t* dots);
-  void bounds(int64_t i, const uint8_t* block, int64_t index, const int32_t* dots, float* lower, float* upper) const;
+  void bounds(int64_t i, const uint8_t* block, int64_t index, const int32_t* dots, float* lower,
+              float* upper) const;
 
   const Queries* queries_ = nullptr;
   Collector* const* collectors_ = nullptr;
   int64_t n_ = 0;
   bool is_weighted_ = false;
   std::vector<ScanQuery> aimed_, subset_;
+  std::vector<int32_t> everyone_;
   std::vector<uint16_t> masks_;
   std::vector<int32_t> dots_;
   // Bounds kept by measure: [collector][kDenseBlocks * 16], and the blocks they belong to.

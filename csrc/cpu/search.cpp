@@ -20,8 +20,9 @@ constexpr int64_t kFewQueries = 8;
 // The keys of one segment and the queries that look at them.
 class Segment {
  public:
-  Segment(Queries& queries, const KeysView& keys, int64_t begin, int64_t n, const SearchOptions& options,
-          Interrupt& interrupt, int64_t width, float* scores, int64_t* ids)
+  Segment(Queries& queries, const KeysView& keys, int64_t begin, int64_t n,
+          const SearchOptions& options, Interrupt& interrupt, int64_t width, float* scores,
+          int64_t* ids)
       : queries_(queries),
         rows_(keys, begin, n, options.scale, options.bias),
         options_(options),
@@ -30,7 +31,8 @@ class Segment {
         scores_(scores),
         ids_(ids) {}
 
-  // `asked`: the numbers of the queries. May use the pool unless is_parallel says that the caller already does.
+  // `asked`: the numbers of the queries. May use the pool unless is_parallel says that the caller
+  // already does.
   void run(const std::vector<int64_t>& asked, bool is_parallel) {
     is_parallel_ = is_parallel;
     std::vector<int64_t> plain, bounded;
@@ -48,7 +50,8 @@ class Segment {
     const int64_t k = options_.k[q];
     if (k == 0 || !queries_.has_bounds(q)) return false;
     if (options_.first_pass == FirstPass::kOn) return true;
-    return n_asked >= kFewQueries && rows_.dim() >= 16 && rows_.n_rows() >= 256 && k <= rows_.n_rows() / 8;
+    return n_asked >= kFewQueries && rows_.dim() >= 16 && rows_.n_rows() >= 256 &&
+           k <= rows_.n_rows() / 8;
   }
 
   void each(int64_t n, const std::function<void(int64_t)>& task) {
@@ -83,7 +86,8 @@ class Segment {
     const int64_t n_tiles = (n_queries + 15) / 16;
     const int64_t wanted = is_parallel_ ? 1 : (n_threads() + n_tiles - 1) / n_tiles;
     const int64_t n_parts = std::clamp<int64_t>(rows_.n_rows() / kPartRows, 1, wanted);
-    const int64_t part_rows = ((rows_.n_rows() + n_parts - 1) / n_parts + kPolledRows - 1) / kPolledRows * kPolledRows;
+    const int64_t part_rows =
+        ((rows_.n_rows() + n_parts - 1) / n_parts + kPolledRows - 1) / kPolledRows * kPolledRows;
     std::vector<Best> best(n_queries * n_parts);
     each(n_tiles * n_parts, [&](int64_t task) {
       const int64_t tile = task / n_parts, part = task % n_parts;
@@ -95,9 +99,11 @@ class Segment {
         const int64_t stop = std::min(end, r + kPolledRows);
         for (int64_t i = first; i < last; ++i) {
           if (options_.k[asked[i]] == 0) continue;
-          if (is_masked()) fill_allowed(asked[i], r / kBlockRows, (stop - r + kBlockRows - 1) / kBlockRows, allowed);
-          offer_range(queries_, asked[i], rows_, r, stop, is_masked() ? allowed : nullptr, options_.range,
-                      best[i * n_parts + part]);
+          if (is_masked())
+            fill_allowed(asked[i], r / kBlockRows, (stop - r + kBlockRows - 1) / kBlockRows,
+                         allowed);
+          offer_range(queries_, asked[i], rows_, r, stop, is_masked() ? allowed : nullptr,
+                      options_.range, best[i * n_parts + part]);
         }
         interrupt_.poll();
       }
@@ -111,7 +117,8 @@ class Segment {
     }
   }
 
-  // The int8 scan, a window of blocks at a time: shadow the window, then let every tile of queries look at it.
+  // The int8 scan, a window of blocks at a time: shadow the window, then let every tile of queries
+  // look at it.
   void run_first_pass(const std::vector<int64_t>& asked) {
     const int64_t n_queries = static_cast<int64_t>(asked.size());
     const int64_t spread = is_parallel_ ? 1 : n_threads();
@@ -140,7 +147,8 @@ class Segment {
       const int64_t n = std::min(window, rows_.n_blocks() - first);
       rows_.set_window(first);
       each((n + 15) / 16, [&](int64_t task) {
-        for (int64_t b = task * 16; b < std::min(n, task * 16 + 16); ++b) rows_.shadow(b, first + b);
+        for (int64_t b = task * 16; b < std::min(n, task * 16 + 16); ++b)
+          rows_.shadow(b, first + b);
         interrupt_.poll();
       });
       tiles([&](Scan& scan, int64_t begin, int64_t n_here) {
@@ -152,7 +160,8 @@ class Segment {
           }
         }
         const bool is_shared = is_masked() && (options_.mask.query_stride == 0 || n_here == 1);
-        scan.visit_range(rows_, first, n, is_shared ? allowed.data() + begin * window : nullptr, interrupt_);
+        scan.visit_range(rows_, first, n, is_shared ? allowed.data() + begin * window : nullptr,
+                         interrupt_);
       });
     }
     each(n_tiles, [&](int64_t t) {
@@ -169,17 +178,17 @@ class Segment {
   void seed(const Tiles& tiles) {
     constexpr int64_t kSeedBlocks = 32;
     std::vector<int64_t> chosen(kSeedBlocks);
-    for (int64_t i = 0; i < kSeedBlocks; ++i) chosen[i] = rows_.n_blocks() * (2 * i + 1) / (2 * kSeedBlocks);
+    for (int64_t i = 0; i < kSeedBlocks; ++i)
+      chosen[i] = rows_.n_blocks() * (2 * i + 1) / (2 * kSeedBlocks);
     each(kSeedBlocks / 8, [&](int64_t task) {
       for (int64_t i = task * 8; i < task * 8 + 8; ++i) rows_.shadow(i, chosen[i]);
     });
     tiles([&](Scan& scan, int64_t, int64_t n) {
-      std::vector<int32_t> everyone(n);
-      std::iota(everyone.begin(), everyone.end(), 0);
       for (int64_t i = 0; i < kSeedBlocks; i += kScanBlocks) {
         BlockGroup group;
-        for (int64_t j = i; j < i + kScanBlocks; ++j) group.add(rows_, chosen[j], rows_.window_block(j));
-        scan.measure(group, everyone.data(), n);
+        for (int64_t j = i; j < i + kScanBlocks; ++j)
+          group.add(rows_, chosen[j], rows_.window_block(j));
+        scan.measure(group, scan.everyone(), n);
       }
       scan.settle(false);
       interrupt_.poll();
@@ -207,25 +216,27 @@ std::vector<int64_t> named_rows(const int64_t* candidates, int64_t n, int64_t be
   return rows;
 }
 
-void search_candidates(const Queries& queries, const KeysView& keys, const int64_t* offsets, const int64_t* segments,
-                       const SearchOptions& options, Interrupt& interrupt, int64_t width, float* scores,
-                       int64_t* ids) {
+void search_candidates(const Queries& queries, const KeysView& keys, const int64_t* offsets,
+                       const int64_t* segments, const SearchOptions& options, Interrupt& interrupt,
+                       int64_t width, float* scores, int64_t* ids) {
   constexpr int64_t kTask = 16;
   parallel_for((queries.size() + kTask - 1) / kTask, [&](int64_t task) {
     Best best;
     for (int64_t q = task * kTask; q < std::min(queries.size(), (task + 1) * kTask); ++q) {
       const int64_t begin = offsets == nullptr ? 0 : offsets[segments[q]];
       const int64_t end = offsets == nullptr ? keys.n_rows : offsets[segments[q] + 1];
-      std::vector<int64_t> rows = named_rows(options.candidates + q * options.n_candidates, options.n_candidates,
-                                             begin, end);
+      std::vector<int64_t> rows = named_rows(options.candidates + q * options.n_candidates,
+                                             options.n_candidates, begin, end);
       if (options.mask.data != nullptr) {
         const uint8_t* mask = options.mask.data + q * options.mask.query_stride;
-        std::erase_if(rows, [&](int64_t r) { return mask[(begin + r) * options.mask.row_stride] == 0; });
+        std::erase_if(rows,
+                      [&](int64_t r) { return mask[(begin + r) * options.mask.row_stride] == 0; });
       }
       best.reset(options.k[q]);
       const ArrayRows source(keys, begin, end - begin, options.scale, options.bias);
       if (options.k[q] > 0) {
-        offer_rows(queries, q, source, rows.data(), static_cast<int64_t>(rows.size()), options.range, best);
+        offer_rows(queries, q, source, rows.data(), static_cast<int64_t>(rows.size()),
+                   options.range, best);
       }
       best.write(scores + q * width, ids + q * width, width);
       interrupt.poll();
@@ -236,11 +247,13 @@ void search_candidates(const Queries& queries, const KeysView& keys, const int64
 }  // namespace
 
 void search(Queries& queries, const KeysView& keys, const int64_t* offsets, const int64_t* segments,
-            const SearchOptions& options, Interrupt& interrupt, int64_t width, float* scores, int64_t* ids) {
+            const SearchOptions& options, Interrupt& interrupt, int64_t width, float* scores,
+            int64_t* ids) {
   const int64_t n_queries = queries.size();
   if (n_queries == 0 || width == 0) return;
   if (options.candidates != nullptr) {
-    return search_candidates(queries, keys, offsets, segments, options, interrupt, width, scores, ids);
+    return search_candidates(queries, keys, offsets, segments, options, interrupt, width, scores,
+                             ids);
   }
   if (options.first_pass != FirstPass::kOff && keys.dim <= kMaxScanDim &&
       (n_queries >= kFewQueries || options.first_pass == FirstPass::kOn)) {
@@ -252,11 +265,13 @@ void search(Queries& queries, const KeysView& keys, const int64_t* offsets, cons
   std::vector<int64_t> order(n_queries);
   std::iota(order.begin(), order.end(), 0);
   if (offsets == nullptr) {
-    return Segment(queries, keys, 0, keys.n_rows, options, interrupt, width, scores, ids).run(order, false);
+    return Segment(queries, keys, 0, keys.n_rows, options, interrupt, width, scores, ids)
+        .run(order, false);
   }
 
   // Queries of one segment together.
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return segments[a] < segments[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return segments[a] < segments[b]; });
   std::vector<std::vector<int64_t>> groups;
   for (const int64_t q : order) {
     if (groups.empty() || segments[groups.back().front()] != segments[q]) groups.emplace_back();
@@ -264,8 +279,8 @@ void search(Queries& queries, const KeysView& keys, const int64_t* offsets, cons
   }
   const auto run = [&](int64_t g, bool is_parallel) {
     const int64_t segment = segments[groups[g].front()];
-    Segment(queries, keys, offsets[segment], offsets[segment + 1] - offsets[segment], options, interrupt, width, scores,
-            ids)
+    Segment(queries, keys, offsets[segment], offsets[segment + 1] - offsets[segment], options,
+            interrupt, width, scores, ids)
         .run(groups[g], is_parallel);
   };
   const int64_t n_groups = static_cast<int64_t>(groups.size());

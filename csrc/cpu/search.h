@@ -17,7 +17,8 @@ struct KeysView {
   int64_t column_stride;
 };
 
-// Which keys a query may get: byte (q, r) of data is not zero. query_stride 0: the same for all queries.
+// Which keys a query may get: byte (q, r) of data is not zero. query_stride 0: the same for all
+// queries.
 struct MaskView {
   const uint8_t* data = nullptr;
   int64_t query_stride = 0;
@@ -47,13 +48,15 @@ struct SearchOptions {
   FirstPass first_pass = FirstPass::kAuto;
 };
 
-// The k best keys of each query. With offsets, query q looks at keys offsets[segments[q]] … offsets[segments[q] + 1]
-// only. scores and ids are (n_queries, width).
+// The k best keys of each query. With offsets, query q looks at keys offsets[segments[q]] …
+// offsets[segments[q] + 1] only. scores and ids are (n_queries, width).
 void search(Queries& queries, const KeysView& keys, const int64_t* offsets, const int64_t* segments,
-            const SearchOptions& options, Interrupt& interrupt, int64_t width, float* scores, int64_t* ids);
+            const SearchOptions& options, Interrupt& interrupt, int64_t width, float* scores,
+            int64_t* ids);
 
 // The k best of each row of scores (n_queries, n) float32 with byte strides.
-void topk(const uint8_t* scores, int64_t n_queries, int64_t n, int64_t query_stride, int64_t item_stride,
-          CountsView k, Interrupt& interrupt, int64_t width, float* best, int64_t* ids);
+void topk(const uint8_t* scores, int64_t n_queries, int64_t n, int64_t query_stride,
+          int64_t item_stride, CountsView k, Interrupt& interrupt, int64_t width, float* best,
+          int64_t* ids);
 
 }  // namespace memcore

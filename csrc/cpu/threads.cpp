@@ -23,7 +23,8 @@ namespace memcore {
 namespace {
 
 int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
@@ -69,7 +70,8 @@ struct Job {
   }
 };
 
-// Workers are started when first needed. One job runs on them at a time; a caller who finds them busy works alone.
+// Workers are started when first needed. One job runs on them at a time; a caller who finds them
+// busy works alone.
 class Pool {
  public:
   void run(Job& job, int n_helpers) {
@@ -132,7 +134,8 @@ class Pool {
 alignas(Pool) unsigned char pool_memory[sizeof(Pool)];
 std::atomic<int> thread_count{0};
 
-// A forked child has none of the parent's workers, and its locks may have been held: it starts with a new pool.
+// A forked child has none of the parent's workers, and its locks may have been held: it starts with
+// a new pool.
 void new_pool() { new (pool_memory) Pool; }
 
 Pool& pool() {
@@ -175,7 +178,8 @@ int n_threads() {
 }
 
 void set_n_threads(int n) {
-  MEMCORE_CHECK(n >= 0 && n <= 1024, kInput, "set_threads: n is ", n, ", should be 0 (all) to 1024");
+  MEMCORE_CHECK(n >= 0 && n <= 1024, kInput, "set_threads: n is ", n,
+                ", should be 0 (all) to 1024");
   thread_count.store(clamp_threads(n), std::memory_order_relaxed);
 }
 

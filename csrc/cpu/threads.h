@@ -7,7 +7,8 @@
 
 namespace memcore {
 
-// Says whether the caller wants to stop (Ctrl-C). Called on the calling thread only, without any lock of ours held.
+// Says whether the caller wants to stop (Ctrl-C). Called on the calling thread only, without any
+// lock of ours held.
 using StopCheck = bool (*)();
 
 // Thrown on the calling thread when its StopCheck said stop.
@@ -35,8 +36,9 @@ int n_threads();
 // 1 … 1024; 0 means as many as the process may use.
 void set_n_threads(int n);
 
-// Run task(0) … task(n_tasks - 1) on the pool and the calling thread, in any order; the first exception is thrown
-// here once all have ended. Every task runs in the default float environment. A task must not call parallel_for.
+// Run task(0) … task(n_tasks - 1) on the pool and the calling thread, in any order; the first
+// exception is thrown here once all have ended. Every task runs in the default float environment. A
+// task must not call parallel_for.
 void parallel_for(int64_t n_tasks, const std::function<void(int64_t)>& task);
 
 }  // namespace memcore

@@ -6,8 +6,9 @@
 
 namespace memcore {
 
-void topk(const uint8_t* scores, int64_t n_queries, int64_t n, int64_t query_stride, int64_t item_stride,
-          CountsView k, Interrupt& interrupt, int64_t width, float* best, int64_t* ids) {
+void topk(const uint8_t* scores, int64_t n_queries, int64_t n, int64_t query_stride,
+          int64_t item_stride, CountsView k, Interrupt& interrupt, int64_t width, float* best,
+          int64_t* ids) {
   constexpr int64_t kPolled = 1 << 16;
   const int64_t rows_a_task = std::max<int64_t>(1, kPolled / std::max<int64_t>(n, 1));
   parallel_for((n_queries + rows_a_task - 1) / rows_a_task, [&](int64_t task) {

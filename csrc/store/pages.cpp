@@ -95,14 +95,14 @@ void Pages::fork(const Int64View& handles, int64_t n, int64_t* forks) {
 
 void Pages::copy_from(const Int64View& handles, const Int64View& sources) {
   const WriteLock hold(lock_);
-  const Batch batch = group_by_bank(banks_, handles, handles.size, "copy_from");
+  const Batch batch = group_by_bank(banks_, handles, handles.size, "rollback");
   const int64_t repeated = first_repeated_bank(batch);
   MEMCORE_CHECK(repeated < 0, kInput, "copy_from: handle ", handles[repeated], " (position ",
                 repeated, ") is repeated, should be given once");
   std::vector<BankContents> copies;
   copies.reserve(batch.banks.size());
   for (int64_t i = 0; i < handles.size; ++i) {
-    copies.push_back(banks_[find_bank(banks_, sources, i, "copy_from")].clone());
+    copies.push_back(banks_[find_bank(banks_, sources, i, "rollback")].clone());
   }
   Plan plan(slab_, banks_);
   for (const int32_t bank : batch.banks) plan.cut_pages(bank, 0);

@@ -13,8 +13,9 @@ inline constexpr int kBlockRows = 16;
 // The int8 multiply takes four components at a time.
 constexpr int64_t quads(int64_t dim) { return (dim + 3) / 4; }
 
-// A block is [quads][16 rows][4 components] uint8 (int8 + 128), then scale[16], error[16], norm[16] float32.
-// Row r is about scale[r] * (code - 128); error bounds the norm of what that leaves out; norm is canonical.
+// A block is [quads][16 rows][4 components] uint8 (int8 + 128), then scale[16], error[16], norm[16]
+// float32. Row r is about scale[r] * (code - 128); error bounds the norm of what that leaves out;
+// norm is canonical.
 constexpr int64_t block_codes_bytes(int64_t dim) { return quads(dim) * 64; }
 constexpr int64_t block_bytes(int64_t dim) { return block_codes_bytes(dim) + 3 * kBlockRows * 4; }
 
@@ -25,7 +26,8 @@ inline constexpr int64_t kMaxScanDim = 32768;
 inline constexpr int64_t kScanBlocks = 4;
 
 // One query as the first pass sees it. A row is kept unless
-//   slope * (scale * idot) + error_weight * error + norm_weight * norm + square_weight * norm^2 + offset < 0.
+//   slope * (scale * idot) + error_weight * error + norm_weight * norm + square_weight * norm^2 +
+//   offset < 0.
 struct ScanQuery {
   const int8_t* codes;  // [quads][4]
   int32_t start;        // -128 * sum(codes): undoes the offset of the rows
@@ -54,7 +56,8 @@ struct Kernels {
   // The largest |code| of a query that cannot overflow this set's int8 multiply.
   int32_t query_limit;
 
-  // sums[i] = the canonical dot (or sum of squared differences) of query (dim,) float32 and rows[i].
+  // sums[i] = the canonical dot (or sum of squared differences) of query (dim,) float32 and
+  // rows[i].
   void (*dot_rows)(const float* query, const void* const* rows, DType dtype, int64_t n_rows,
                    int64_t dim, float* sums);
   void (*l2_rows)(const float* query, const void* const* rows, DType dtype, int64_t n_rows,
@@ -67,23 +70,27 @@ struct Kernels {
   // out (dim,) float32 = the row, widened.
   void (*widen)(const void* row, DType dtype, int64_t dim, float* out);
 
-  // Write one row into lane `lane` of a block: codes, scale, error, norm. square is the row's canonical
-  // dot with itself. A row beyond the bounds' reach gets an infinite error: it is always a candidate.
+  // Write one row into lane `lane` of a block: codes, scale, error, norm. square is the row's
+  // canonical dot with itself. A row beyond the bounds' reach gets an infinite error: it is always
+  // a candidate.
   void (*shadow_row)(const float* row, int64_t dim, float square, uint8_t* block, int lane);
 
-  // codes [quads][4] = the query in steps of *scale, zero where dim ends. *error bounds the norm of what that leaves
-  // out; *sum is the sum of the codes. Returns false, and writes nothing, for a query too small for the bounds.
-  bool (*quantize_query)(const float* query, int64_t dim, float norm, int8_t* codes, float* scale, float* error,
-                         int32_t* sum);
+  // codes [quads][4] = the query in steps of *scale, zero where dim ends. *error bounds the norm of
+  // what that leaves out; *sum is the sum of the codes. Returns false, and writes nothing, for a
+  // query too small for the bounds.
+  bool (*quantize_query)(const float* query, int64_t dim, float norm, int8_t* codes, float* scale,
+                         float* error, int32_t* sum);
 
   // out[0 … n) = the positions of the values >= threshold (NaN counts), in order. Returns how many.
   int64_t (*at_least)(const float* values, int64_t n_blocks, float threshold, int32_t* out);
 
-  // First pass: masks[q * n_blocks + b] has bit r set if row r of block b may matter to query q. Where any
-  // bit of a query's blocks is set, dots[(q * n_blocks + b) * 16 + r] holds their int8 dot products.
-  // n_blocks is at most kScanBlocks. The n_blocks blocks of `next`, if not null, are fetched meanwhile.
-  void (*scan)(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
-               const ScanQuery* queries, int64_t n_queries, uint16_t* masks, int32_t* dots);
+  // First pass: masks[q * n_blocks + b] has bit r set if row r of block b may matter to query q.
+  // Where any bit of a query's blocks is set, dots[(q * n_blocks + b) * 16 + r] holds their int8
+  // dot products. n_blocks is at most kScanBlocks. The n_blocks blocks of `next`, if not null, are
+  // fetched meanwhile.
+  void (*scan)(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks,
+               int64_t dim, const ScanQuery* queries, int64_t n_queries, uint16_t* masks,
+               int32_t* dots);
 
   // lower[r] <= canonical score of row r of the block <= upper[r].
   void (*bounds)(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQuery& query,

@@ -1,5 +1,6 @@
-// The bodies of the inner loops, compiled once per instruction set into one table. Nothing here may use the
-// standard library: a function compiled for a newer processor must not leak into the rest of the program.
+// The bodies of the inner loops, compiled once per instruction set into one table. Nothing here may
+// use the standard library: a function compiled for a newer processor must not leak into the rest
+// of the program.
 
 #include "kernels.h"
 #include MEMCORE_WORDS
@@ -7,7 +8,8 @@
 namespace memcore {
 namespace {
 
-// ---- rows as words of 16 float32 -------------------------------------------------------------------------------
+// ---- rows as words of 16 float32
+// -------------------------------------------------------------------------------
 
 struct Float32Row {
   using Item = float;
@@ -44,7 +46,8 @@ void with_row_type(DType dtype, Do&& run) {
   }
 }
 
-// ---- the canonical sums ----------------------------------------------------------------------------------------
+// ---- the canonical sums
+// ----------------------------------------------------------------------------------------
 
 struct DotTerm {
   static F32 of(const F32& q, const F32& x) { return mul(q, x); }
@@ -56,7 +59,8 @@ struct L2Term {
   }
 };
 
-// Several rows at once hide the latency of the adds; each row's own order of additions never changes.
+// Several rows at once hide the latency of the adds; each row's own order of additions never
+// changes.
 template <class Row, class Term, int kRows>
 void sum_rows(const float* query, const void* const* rows, int64_t dim, float* sums) {
   using Item = typename Row::Item;
@@ -73,26 +77,31 @@ void sum_rows(const float* query, const void* const* rows, int64_t dim, float* s
   if (i < dim) {
     const F32 q = load_tail<Float32Row>(query + i, dim - i);
     for (int r = 0; r < kRows; ++r) {
-      sum[r] = add(sum[r], Term::of(q, load_tail<Row>(static_cast<const Item*>(rows[r]) + i, dim - i)));
+      sum[r] =
+          add(sum[r], Term::of(q, load_tail<Row>(static_cast<const Item*>(rows[r]) + i, dim - i)));
     }
   }
   for (int r = 0; r < kRows; ++r) sums[r] = fold(sum[r]);
 }
 
 template <class Term>
-void query_rows(const float* query, const void* const* rows, DType dtype, int64_t n_rows, int64_t dim, float* sums) {
+void query_rows(const float* query, const void* const* rows, DType dtype, int64_t n_rows,
+                int64_t dim, float* sums) {
   with_row_type(dtype, [=](auto row) {
     int64_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) sum_rows<decltype(row), Term, 4>(query, rows + r, dim, sums + r);
+    for (; r + 4 <= n_rows; r += 4)
+      sum_rows<decltype(row), Term, 4>(query, rows + r, dim, sums + r);
     for (; r < n_rows; ++r) sum_rows<decltype(row), Term, 1>(query, rows + r, dim, sums + r);
   });
 }
 
-void dot_rows(const float* query, const void* const* rows, DType dtype, int64_t n_rows, int64_t dim, float* sums) {
+void dot_rows(const float* query, const void* const* rows, DType dtype, int64_t n_rows, int64_t dim,
+              float* sums) {
   query_rows<DotTerm>(query, rows, dtype, n_rows, dim, sums);
 }
 
-void l2_rows(const float* query, const void* const* rows, DType dtype, int64_t n_rows, int64_t dim, float* sums) {
+void l2_rows(const float* query, const void* const* rows, DType dtype, int64_t n_rows, int64_t dim,
+             float* sums) {
   query_rows<L2Term>(query, rows, dtype, n_rows, dim, sums);
 }
 
@@ -140,7 +149,8 @@ void widen(const void* row, DType dtype, int64_t dim, float* out) {
   });
 }
 
-// ---- the shadow ------------------------------------------------------------------------------------------------
+// ---- the shadow
+// ------------------------------------------------------------------------------------------------
 
 float max_lane(const F32& a) {
   float lane[16];
@@ -173,7 +183,8 @@ void store_meta(uint8_t* block, int64_t dim, int lane, ShadowMeta meta) {
   at[2 * kBlockRows] = meta.norm;
 }
 
-void store_groups(uint8_t* block, int64_t quad, int64_t n_groups, int lane, const uint32_t* groups) {
+void store_groups(uint8_t* block, int64_t quad, int64_t n_groups, int lane,
+                  const uint32_t* groups) {
   for (int64_t g = 0; g < n_groups; ++g) {
     __builtin_memcpy(block + (quad + g) * 64 + lane * 4, &groups[g], 4);
   }
@@ -196,8 +207,8 @@ float largest_component(const float* row, int64_t dim) {
 // Below 2^-60 the products of the bounds could underflow.
 constexpr float kSmallest = 0x1p-60f;
 
-// Rounds row / step to codes and hands each 16 of them to `take` as four groups. Returns a bound on the norm of what
-// the codes leave out: docs/score.md, "The certificate".
+// Rounds row / step to codes and hands each 16 of them to `take` as four groups. Returns a bound on
+// the norm of what the codes leave out: docs/score.md, "The certificate".
 template <class Take>
 double quantize(const float* row, int64_t dim, float step, float inverse, float norm, Take&& take) {
   const F32 steps = broadcast(step), inverses = broadcast(inverse), shift = broadcast(0x1.8p23f);
@@ -241,8 +252,8 @@ void shadow_row(const float* row, int64_t dim, float square, uint8_t* block, int
   store_meta(block, dim, lane, {scale, round_up(error), norm});
 }
 
-bool quantize_query(const float* query, int64_t dim, float norm, int8_t* codes, float* scale, float* error,
-                    int32_t* sum) {
+bool quantize_query(const float* query, int64_t dim, float norm, int8_t* codes, float* scale,
+                    float* error, int32_t* sum) {
   const float top = largest_component(query, dim);
   if (top < kSmallest) return false;
   const float limit = static_cast<float>(kQueryLimit);
@@ -262,7 +273,8 @@ bool quantize_query(const float* query, int64_t dim, float norm, int8_t* codes, 
   return true;
 }
 
-// ---- the first pass --------------------------------------------------------------------------------------------
+// ---- the first pass
+// --------------------------------------------------------------------------------------------
 
 // The rows of a block that a query cannot rule out, given their int8 dot products.
 uint32_t kept_rows(const float* meta, const I32& dots, const ScanQuery& query) {
@@ -270,7 +282,8 @@ uint32_t kept_rows(const float* meta, const I32& dots, const ScanQuery& query) {
   F32 margin = mul(mul(to_float(dots), scale), broadcast(query.slope));
   F32 rest = add(mul(error, broadcast(query.error_weight)), broadcast(query.offset));
   rest = add(rest, mul(norm, broadcast(query.norm_weight)));
-  if (query.square_weight != 0.0f) rest = add(rest, mul(mul(norm, norm), broadcast(query.square_weight)));
+  if (query.square_weight != 0.0f)
+    rest = add(rest, mul(mul(norm, norm), broadcast(query.square_weight)));
   return not_negative(add(margin, rest));
 }
 
@@ -281,9 +294,11 @@ struct Count {
 
 // Inlined into its callers, the loop would lose registers to them.
 template <int kQueries, int kBlocks, bool kFetch>
-[[gnu::noinline]] void scan_tile(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
-               const ScanQuery* queries, uint16_t* masks, int32_t* dots) {
-  // Sums and rows are named by register, not by word: a word of several registers would be kept in memory.
+[[gnu::noinline]] void scan_tile(const uint8_t* const* blocks, const uint8_t* const* next,
+                                 int64_t n_blocks, int64_t dim, const ScanQuery* queries,
+                                 uint16_t* masks, int32_t* dots) {
+  // Sums and rows are named by register, not by word: a word of several registers would be kept in
+  // memory.
   constexpr int kRegisters = kBlocks * kWordRegisters;
   SumRegister sum[kQueries][kRegisters];
 #pragma GCC unroll 8
@@ -299,7 +314,8 @@ template <int kQueries, int kBlocks, bool kFetch>
       if constexpr (kFetch) __builtin_prefetch(next[b] + 64 * quad);
 #pragma GCC unroll 4
       for (int r = 0; r < kWordRegisters; ++r) {
-        rows[b * kWordRegisters + r] = load_codes(blocks[b] + 64 * quad + r * sizeof(CodesRegister));
+        rows[b * kWordRegisters + r] =
+            load_codes(blocks[b] + 64 * quad + r * sizeof(CodesRegister));
       }
     }
 #pragma GCC unroll 8
@@ -329,8 +345,8 @@ template <int kQueries, int kBlocks, bool kFetch>
 }
 
 template <int kQueries, bool kFetch>
-void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
-                  const ScanQuery* queries, uint16_t* masks, int32_t* dots) {
+void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks,
+                  int64_t dim, const ScanQuery* queries, uint16_t* masks, int32_t* dots) {
   constexpr int kBlocks = tile_blocks(kQueries);
   int64_t b = 0;
   for (; b + kBlocks <= n_blocks; b += kBlocks) {
@@ -338,7 +354,8 @@ void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next, int6
                                          dots + b * kBlockRows);
   }
   for (; b < n_blocks; ++b) {
-    scan_tile<kQueries, 1, kFetch>(blocks + b, next + b, n_blocks, dim, queries, masks + b, dots + b * kBlockRows);
+    scan_tile<kQueries, 1, kFetch>(blocks + b, next + b, n_blocks, dim, queries, masks + b,
+                                   dots + b * kBlockRows);
   }
 }
 
@@ -348,10 +365,12 @@ void scan(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_bl
   const auto run = [&](auto count, auto fetch) {
     constexpr int kQueries = decltype(count)::value;
     scan_queries<kQueries, decltype(fetch)::value != 0>(blocks, next, n_blocks, dim, queries + q,
-                                                        masks + q * n_blocks, dots + q * n_blocks * kBlockRows);
+                                                        masks + q * n_blocks,
+                                                        dots + q * n_blocks * kBlockRows);
     q += kQueries;
   };
-  // The first tile of queries asks for the next blocks, and is a small one: their pointers cost registers.
+  // The first tile of queries asks for the next blocks, and is a small one: their pointers cost
+  // registers.
   if (next != nullptr) {
     if (n_queries >= 4 && kTileQueries >= 4) {
       if constexpr (kTileQueries >= 4) run(Count<4>{}, Count<1>{});
@@ -375,20 +394,23 @@ int64_t at_least(const float* values, int64_t n_blocks, float threshold, int32_t
   for (int64_t b = 0; b < n_blocks; ++b) {
     // An infinite value at an infinite threshold gives NaN, which counts.
     uint32_t mask = not_negative(sub(load(values + b * kBlockRows), least));
-    for (; mask != 0; mask &= mask - 1) out[n++] = static_cast<int32_t>(b * kBlockRows + __builtin_ctz(mask));
+    for (; mask != 0; mask &= mask - 1)
+      out[n++] = static_cast<int32_t>(b * kBlockRows + __builtin_ctz(mask));
   }
   return n;
 }
 
-void bounds(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQuery& query, float* lower,
-            float* upper) {
+void bounds(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQuery& query,
+            float* lower, float* upper) {
   const float* meta = reinterpret_cast<const float*>(block + block_codes_bytes(dim));
   const F32 scale = load(meta), error = load(meta + kBlockRows), norm = load(meta + 2 * kBlockRows);
   F32 estimate = mul(mul(to_float(load_int(dots)), scale), broadcast(query.slope));
-  F32 bound = add(mul(error, broadcast(query.error_weight)), mul(norm, broadcast(query.norm_weight)));
+  F32 bound =
+      add(mul(error, broadcast(query.error_weight)), mul(norm, broadcast(query.norm_weight)));
   bound = add(bound, broadcast(query.underflow));
   if (query.metric == Metric::kCosine) {
-    // A zero row's score is exactly 0, which the underflow term over the smallest normal number still contains.
+    // A zero row's score is exactly 0, which the underflow term over the smallest normal number
+    // still contains.
     const F32 product = max(mul(broadcast(query.norm), norm), broadcast(0x1p-126f));
     estimate = div(estimate, product);
     bound = div(bound, product);
@@ -406,7 +428,8 @@ void bounds(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQ
 
 // const objects are local to their file unless declared extern first.
 extern const Kernels MEMCORE_KERNELS;
-const Kernels MEMCORE_KERNELS = {MEMCORE_ISA_NAME, kQueryLimit, dot_rows, l2_rows, square_rows, widen, shadow_row,
-                                 quantize_query, at_least, scan, bounds};
+const Kernels MEMCORE_KERNELS = {MEMCORE_ISA_NAME, kQueryLimit, dot_rows,   l2_rows,
+                                 square_rows,      widen,       shadow_row, quantize_query,
+                                 at_least,         scan,        bounds};
 
 }  // namespace memcore

@@ -17,7 +17,9 @@ struct I32 {
 
 // 16 registers: 4 queries x 1 block, 2 x 2 or 1 x 4 keep all sums in them.
 inline constexpr int kTileQueries = 4;
-inline constexpr int tile_blocks(int n_queries) { return n_queries == 1 ? 4 : n_queries == 2 ? 2 : 1; }
+inline constexpr int tile_blocks(int n_queries) {
+  return n_queries == 1 ? 4 : n_queries == 2 ? 2 : 1;
+}
 // vpmaddubsw adds two products in 16 bits: 2 * 255 * 63 fits.
 inline constexpr int32_t kQueryLimit = 63;
 
@@ -35,18 +37,30 @@ inline __m256 bfloat_to_float(const uint16_t* from) {
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
-inline F32 load_bfloat(const uint16_t* from) { return {bfloat_to_float(from), bfloat_to_float(from + 8)}; }
+inline F32 load_bfloat(const uint16_t* from) {
+  return {bfloat_to_float(from), bfloat_to_float(from + 8)};
+}
 inline F32 load_int8(const int8_t* from) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
 }
 
-inline F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)}; }
-inline F32 sub(F32 a, F32 b) { return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)}; }
-inline F32 mul(F32 a, F32 b) { return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)}; }
-inline F32 div(F32 a, F32 b) { return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)}; }
-inline F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+inline F32 add(F32 a, F32 b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+inline F32 sub(F32 a, F32 b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+inline F32 mul(F32 a, F32 b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+inline F32 div(F32 a, F32 b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+inline F32 max(F32 a, F32 b) {
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
 inline F32 abs(F32 a) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
@@ -60,7 +74,9 @@ inline float fold8(__m256 a) {
 // The canonical fold: lane[i] += lane[i + 8], then 4, 2, 1.
 inline float fold(F32 a) { return fold8(_mm256_add_ps(a.low, a.high)); }
 
-inline I32 broadcast_int(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+inline I32 broadcast_int(int32_t value) {
+  return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
+}
 inline I32 load_int(const int32_t* from) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 8))};
@@ -76,7 +92,8 @@ inline void pack_codes(F32 a, uint32_t* groups) {
   const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));
   const __m256i bytes = _mm256_packs_epi16(words, words);
   // Packing works within halves: the groups come out in the order 0 2 . . 1 3 . .
-  const __m256i ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
+  const __m256i ordered =
+      _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
   const __m128i codes = _mm_xor_si128(_mm256_castsi256_si128(ordered), _mm_set1_epi8(-128));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(groups), codes);
 }
@@ -107,8 +124,10 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
 // Bit i is set unless lane i < 0; NaN sets it.
 inline uint32_t not_negative(F32 a) {
   const __m256 zero = _mm256_setzero_ps();
-  const uint32_t low = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.low, zero, _CMP_NLT_UQ)));
-  const uint32_t high = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.high, zero, _CMP_NLT_UQ)));
+  const uint32_t low =
+      static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.low, zero, _CMP_NLT_UQ)));
+  const uint32_t high =
+      static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.high, zero, _CMP_NLT_UQ)));
   return low | (high << 8);
 }
 

@@ -1,4 +1,5 @@
-// The vector words on AVX-512 (F, BW, DQ, VL): one register a word. With VNNI the int8 multiply is one instruction.
+// The vector words on AVX-512 (F, BW, DQ, VL): one register a word. With VNNI the int8 multiply is
+// one instruction.
 #pragma once
 
 #include <immintrin.h>
@@ -33,7 +34,8 @@ inline F32 load_bfloat(const uint16_t* from) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 inline F32 load_int8(const int8_t* from) {
-  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }
 
 inline F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
@@ -58,7 +60,8 @@ inline F32 to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
 
 // Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
 inline void pack_codes(F32 a, uint32_t* groups) {
-  const __m128i codes = _mm_xor_si128(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)), _mm_set1_epi8(-128));
+  const __m128i codes =
+      _mm_xor_si128(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)), _mm_set1_epi8(-128));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(groups), codes);
 }
 
@@ -79,7 +82,8 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
 #if defined(MEMCORE_INTRINSICS_ONLY) && defined(__AVX512VNNI__)
   sum = _mm512_dpbusd_epi32(sum, rows, query);
 #elif defined(MEMCORE_INTRINSICS_ONLY)
-  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(rows, query), _mm512_set1_epi16(1)));
+  sum = _mm512_add_epi32(
+      sum, _mm512_madd_epi16(_mm512_maddubs_epi16(rows, query), _mm512_set1_epi16(1)));
 #elif defined(__AVX512VNNI__)
   // As an intrinsic, gcc 12 copies and spills the sums.
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(rows), "v"(query));
@@ -92,7 +96,9 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.
-inline uint32_t not_negative(F32 a) { return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NLT_UQ); }
+inline uint32_t not_negative(F32 a) {
+  return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NLT_UQ);
+}
 
 }  // namespace
 }  // namespace memcore

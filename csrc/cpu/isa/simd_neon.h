@@ -17,12 +17,18 @@ struct I32 {
 
 // 32 registers: 16 of them hold sums.
 inline constexpr int kTileQueries = 4;
-inline constexpr int tile_blocks(int n_queries) { return n_queries == 1 ? 4 : n_queries == 2 ? 2 : 1; }
+inline constexpr int tile_blocks(int n_queries) {
+  return n_queries == 1 ? 4 : n_queries == 2 ? 2 : 1;
+}
 inline constexpr int32_t kQueryLimit = 127;
 
-#define MEMCORE_EACH_PART(expression) \
-  {{ [&](int i) { return expression; }(0), [&](int i) { return expression; }(1), \
-     [&](int i) { return expression; }(2), [&](int i) { return expression; }(3) }}
+#define MEMCORE_EACH_PART(expression)                                                \
+  {                                                                                  \
+    {                                                                                \
+      [&](int i) { return expression; }(0), [&](int i) { return expression; }(1),    \
+          [&](int i) { return expression; }(2), [&](int i) { return expression; }(3) \
+    }                                                                                \
+  }
 
 inline F32 broadcast(float value) { return MEMCORE_EACH_PART((void(i), vdupq_n_f32(value))); }
 inline F32 load(const float* from) { return MEMCORE_EACH_PART(vld1q_f32(from + 4 * i)); }
@@ -38,8 +44,10 @@ inline F32 load_bfloat(const uint16_t* from) {
 inline F32 load_int8(const int8_t* from) {
   const int8x16_t bytes = vld1q_s8(from);
   const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
-  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
-           vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+           vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+           vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+           vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
 }
 
 inline F32 add(F32 a, F32 b) { return MEMCORE_EACH_PART(vaddq_f32(a.part[i], b.part[i])); }
@@ -51,7 +59,8 @@ inline F32 abs(F32 a) { return MEMCORE_EACH_PART(vabsq_f32(a.part[i])); }
 
 // The canonical fold: lane[i] += lane[i + 8], then 4, 2, 1.
 inline float fold(F32 a) {
-  const float32x4_t four = vaddq_f32(vaddq_f32(a.part[0], a.part[2]), vaddq_f32(a.part[1], a.part[3]));
+  const float32x4_t four =
+      vaddq_f32(vaddq_f32(a.part[0], a.part[2]), vaddq_f32(a.part[1], a.part[3]));
   const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
   return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
@@ -65,14 +74,16 @@ inline F32 to_float(I32 a) { return MEMCORE_EACH_PART(vcvtq_f32_s32(a.part[i]));
 
 // Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
 inline void pack_codes(F32 a, uint32_t* groups) {
-  const int16x8_t low = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.part[0])), vmovn_s32(vcvtnq_s32_f32(a.part[1])));
-  const int16x8_t high = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.part[2])), vmovn_s32(vcvtnq_s32_f32(a.part[3])));
+  const int16x8_t low =
+      vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.part[0])), vmovn_s32(vcvtnq_s32_f32(a.part[1])));
+  const int16x8_t high =
+      vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.part[2])), vmovn_s32(vcvtnq_s32_f32(a.part[3])));
   const uint8x16_t bytes = vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
   vst1q_u8(reinterpret_cast<uint8_t*>(groups), veorq_u8(bytes, vdupq_n_u8(128)));
 }
 
-// 16 rows of four codes, and their sums. sdot wants signed rows: the offset of 128 comes off at the load, and the
-// start value that undoes it elsewhere is not needed.
+// 16 rows of four codes, and their sums. sdot wants signed rows: the offset of 128 comes off at the
+// load, and the start value that undoes it elsewhere is not needed.
 inline constexpr int kWordRegisters = 4;
 using SumRegister = int32x4_t;
 using CodesRegister = int8x16_t;
@@ -87,14 +98,17 @@ inline QueryCodes broadcast_codes(const int8_t* from) {
   __builtin_memcpy(&codes, from, 4);
   return vreinterpretq_s8_s32(vdupq_n_s32(codes));
 }
-inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) { sum = vdotq_s32(sum, rows, query); }
+inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
+  sum = vdotq_s32(sum, rows, query);
+}
 
 // Bit i is set unless lane i < 0; NaN sets it.
 inline uint32_t not_negative(F32 a) {
   static const uint32_t kBits[4] = {1, 2, 4, 8};
   const uint32x4_t bits = vld1q_u32(kBits);
   uint32_t mask = 0;
-  for (int i = 0; i < 4; ++i) mask |= (15u ^ vaddvq_u32(vandq_u32(vcltzq_f32(a.part[i]), bits))) << (4 * i);
+  for (int i = 0; i < 4; ++i)
+    mask |= (15u ^ vaddvq_u32(vandq_u32(vcltzq_f32(a.part[i]), bits))) << (4 * i);
   return mask;
 }
 

@@ -1,4 +1,5 @@
-// The vector words without vector instructions. A word is always 16 lanes: the canonical score's lanes, a block's rows.
+// The vector words without vector instructions. A word is always 16 lanes: the canonical score's
+// lanes, a block's rows.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +28,9 @@ inline F32 load(const float* from) {
   __builtin_memcpy(out.lane, from, sizeof(out.lane));
   return out;
 }
-inline void store(float* to, const F32& word) { __builtin_memcpy(to, word.lane, sizeof(word.lane)); }
+inline void store(float* to, const F32& word) {
+  __builtin_memcpy(to, word.lane, sizeof(word.lane));
+}
 
 inline float bits_to_float(uint32_t bits) {
   float out;
@@ -39,7 +42,8 @@ inline float half_to_float(uint16_t half) {
   const uint32_t exponent = (half >> 10) & 31;
   const uint32_t fraction = half & 0x3ff;
   // A denormal half is a small integer times 2^-24, exact in float32.
-  if (exponent == 0) return bits_to_float(sign | 0x3f800000) * (static_cast<float>(fraction) * 0x1p-24f);
+  if (exponent == 0)
+    return bits_to_float(sign | 0x3f800000) * (static_cast<float>(fraction) * 0x1p-24f);
   if (exponent == 31) return bits_to_float(sign | 0x7f800000 | (fraction << 13));
   return bits_to_float(sign | ((exponent + 112) << 23) | (fraction << 13));
 }
@@ -59,14 +63,14 @@ inline F32 load_int8(const int8_t* from) {
   return out;
 }
 
-#define MEMCORE_LANEWISE(name, expression)           \
-  inline F32 name(const F32& a, const F32& b) {      \
-    F32 out;                                         \
-    for (int i = 0; i < 16; ++i) {                   \
-      const float x = a.lane[i], y = b.lane[i];      \
-      out.lane[i] = (expression);                    \
-    }                                                \
-    return out;                                      \
+#define MEMCORE_LANEWISE(name, expression)      \
+  inline F32 name(const F32& a, const F32& b) { \
+    F32 out;                                    \
+    for (int i = 0; i < 16; ++i) {              \
+      const float x = a.lane[i], y = b.lane[i]; \
+      out.lane[i] = (expression);               \
+    }                                           \
+    return out;                                 \
   }
 MEMCORE_LANEWISE(add, x + y)
 MEMCORE_LANEWISE(sub, x - y)
@@ -101,7 +105,9 @@ inline I32 load_int(const int32_t* from) {
   __builtin_memcpy(out.lane, from, sizeof(out.lane));
   return out;
 }
-inline void store_int(int32_t* to, const I32& word) { __builtin_memcpy(to, word.lane, sizeof(word.lane)); }
+inline void store_int(int32_t* to, const I32& word) {
+  __builtin_memcpy(to, word.lane, sizeof(word.lane));
+}
 inline F32 to_float(const I32& a) {
   F32 out;
   for (int i = 0; i < 16; ++i) out.lane[i] = static_cast<float>(a.lane[i]);

@@ -1,0 +1,130 @@
+#include "search_pages.h"
+
+#include <optional>
+
+#include "arguments.h"
+#include "float_env.h"
+#include "module.h"
+#include "pages_binding.h"
+
+namespace py = pybind11;
+
+namespace memcore {
+namespace {
+
+using Maybe = std::optional<py::array>;
+
+Int64View handles_view(const char* op, const py::array& handles, int64_t n_queries) {
+  MEMCORE_CHECK(handles.size() == 1 || handles.size() == n_queries, kShape, op, ": handles has ",
+                handles.size(), " entries, should have 1 or ", n_queries);
+  const int64_t* data = plain<int64_t>(op, "handles", handles, handles.size());
+  return {data, handles.size(), handles.size() == 1 ? 0 : 1};
+}
+
+Queries prepare(const char* op, const py::array& queries, const Pages& pages) {
+  MEMCORE_CHECK(queries.ndim() == 2, kShape, op, ": queries has ", queries.ndim(),
+                " axes, should have 2");
+  const int64_t dim = pages.slab().dim();
+  MEMCORE_CHECK(dim > 0, kShape, op, ": this store has rows without vectors, should have a dim");
+  MEMCORE_CHECK(queries.shape(1) == dim, kShape, op, ": queries has dim ", queries.shape(1),
+                ", should be ", dim);
+  const FloatEnv env;
+  return Queries(op, static_cast<const uint8_t*>(queries.data()),
+                 vector_dtype(op, "queries", queries), queries.shape(0), dim, queries.strides(0),
+                 queries.strides(1), pages.metric());
+}
+
+std::vector<Where> conditions(const py::object& programs, const Pages& pages) {
+  std::vector<Where> out;
+  if (programs.is_none()) return out;
+  for (const py::handle& item : programs) {
+    const auto pair = item.cast<std::pair<py::array, py::array>>();
+    const int64_t n_ops = pair.first.size() / 4;
+    out.emplace_back(plain<int64_t>("search", "where", pair.first, n_ops * 4), n_ops,
+                     plain<int64_t>("search", "where", pair.second, pair.second.size()),
+                     pair.second.size(), pages.kinds());
+  }
+  return out;
+}
+
+int weight_column(const char* name, const std::optional<int>& column, const Pages& pages) {
+  if (!column) return -1;
+  const auto& kinds = pages.kinds();
+  MEMCORE_CHECK(*column >= 0 && *column < static_cast<int>(kinds.size()) &&
+                    kinds[*column] != ColumnKind::kRef,
+                kInput, "search: ", name, " is column ", *column,
+                ", should be a column of numbers");
+  return *column;
+}
+
+void bind_search(Pages& pages, const py::array& handles, const py::array& queries,
+                 const py::object& k, const py::object& where, const Maybe& where_index,
+                 const Maybe& candidates, const std::optional<int>& scale,
+                 const std::optional<int>& bias, float min_score, float max_score,
+                 std::optional<bool> first_pass, py::array& scores, py::array& ids) {
+  Queries prepared = prepare("search", queries, pages);
+  const int64_t n_queries = prepared.size();
+  MEMCORE_CHECK(scores.ndim() == 2, kShape, "search: scores has ", scores.ndim(),
+                " axes, should have 2");
+  const int64_t width = scores.shape(1);
+  float* scores_out = plain_output<float>("search", "scores", scores, n_queries * width);
+  int64_t* ids_out = plain_output<int64_t>("search", "ids", ids, n_queries * width);
+  const Int64View banks = handles_view("search", handles, n_queries);
+  const CountsArgument counts("search", k, n_queries, width);
+  const std::vector<Where> programs = conditions(where, pages);
+
+  PageSearchOptions options;
+  options.k = counts.view();
+  options.range = {min_score, max_score};
+  if (where_index) {
+    options.programs = &programs;
+    options.where_index = plain<int64_t>("search", "where_index", *where_index, n_queries);
+    for (int64_t q = 0; q < n_queries; ++q) {
+      MEMCORE_CHECK(options.where_index[q] < static_cast<int64_t>(programs.size()), kInput,
+                    "search: where_index[", q, "] is ", options.where_index[q],
+                    ", should be below ", programs.size());
+    }
+  }
+  if (candidates) {
+    MEMCORE_CHECK(candidates->ndim() == 2, kShape, "search: candidates has ", candidates->ndim(),
+                  " axes, should have 2");
+    options.n_candidates = candidates->shape(1);
+    options.candidates =
+        plain<int64_t>("search", "candidates", *candidates, n_queries * options.n_candidates);
+  }
+  options.weights = {weight_column("scale", scale, pages), weight_column("bias", bias, pages)};
+  options.first_pass = !first_pass   ? FirstPass::kAuto
+                       : *first_pass ? FirstPass::kOn
+                                     : FirstPass::kOff;
+  interruptible([&](Interrupt& interrupt) {
+    search_pages(pages, banks, prepared, options, interrupt, width, scores_out, ids_out);
+  });
+}
+
+void bind_score(Pages& pages, const py::array& handles, const py::array& queries,
+                const py::array& ids, py::array& scores) {
+  const Queries prepared = prepare("score", queries, pages);
+  MEMCORE_CHECK(ids.ndim() == 2, kShape, "score: ids has ", ids.ndim(), " axes, should have 2");
+  const int64_t n_queries = prepared.size(), n_ids = ids.shape(1);
+  const int64_t* named = plain<int64_t>("score", "ids", ids, n_queries * n_ids);
+  float* out = plain_output<float>("score", "scores", scores, n_queries * n_ids);
+  const Int64View banks = handles_view("score", handles, n_queries);
+  interruptible([&](Interrupt& interrupt) {
+    score_pages(pages, banks, prepared, named, n_ids, interrupt, out);
+  });
+}
+
+}  // namespace
+
+void bind_pages_search(py::class_<Pages>& cls) {
+  cls.def("search", &bind_search, py::arg("handles"), py::arg("queries"), py::arg("k"),
+          py::arg("where"), py::arg("where_index"), py::arg("candidates"), py::arg("scale"),
+          py::arg("bias"), py::arg("min_score"), py::arg("max_score"), py::arg("first_pass"),
+          py::arg("scores"), py::arg("ids"),
+          "The k best rows of each query's bank, written to scores and ids (n_queries, width).");
+  cls.def("score", &bind_score, py::arg("handles"), py::arg("queries"), py::arg("ids"),
+          py::arg("scores"),
+          "The canonical scores of named rows, written to scores; -inf where an id is -1.");
+}
+
+}  // namespace memcore
