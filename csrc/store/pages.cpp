@@ -97,7 +97,7 @@ void Pages::copy_from(const Int64View& handles, const Int64View& sources) {
   const WriteLock hold(lock_);
   const Batch batch = group_by_bank(banks_, handles, handles.size, "rollback");
   const int64_t repeated = first_repeated_bank(batch);
-  MEMCORE_CHECK(repeated < 0, kInput, "copy_from: handle ", handles[repeated], " (position ",
+  MEMCORE_CHECK(repeated < 0, kInput, "rollback: handle ", handles[repeated], " (position ",
                 repeated, ") is repeated, should be given once");
   std::vector<BankContents> copies;
   copies.reserve(batch.banks.size());

@@ -168,19 +168,19 @@ def failing_calls(both, bank, other, dropped):
             pages.copy_from,
             (np.array([bank, bank]), mixed[:2]),
             InputError,
-            r"copy_from: handle \d+ \(position 1\)",
+            r"rollback: handle \d+ \(position 1\)",
         ),
         (
             pages.copy_from,
             (np.array([bank, other]), np.array([other, dropped])),
             NotFoundError,
-            "copy_from: handle",
+            "rollback: handle",
         ),
         (
             pages.copy_from,
             (np.array([bank, other]), np.array([other])),
             ShapeError,
-            "copy_from: sources has 1",
+            "rollback: sources has 1",
         ),
         (
             pages.fork,
