@@ -12,7 +12,7 @@ import numpy as np
 from memcore import Arena
 
 # MEMCORE_TEST_SEARCHES asks for a longer run.
-N_SEARCHES = int(os.environ.get("MEMCORE_TEST_SEARCHES") or 400_000)
+N_SEARCHES = int(os.environ.get("MEMCORE_TEST_SEARCHES") or 1_000_000)
 N_BANKS = 3000
 MAX_ROWS = 40
 BATCH = 10_000
