@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import zlib
 
 import numpy as np
@@ -20,6 +21,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # A shell starts its background jobs with Ctrl-C ignored, and some tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = config.getoption("--seed")
     if chosen is None:
         chosen = int(os.environ.get("MEMCORE_SEED") or secrets.randbits(32))
