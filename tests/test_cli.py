@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -16,13 +17,15 @@ import memcore
 from memcore import cli, demo
 
 ESCAPE = "\x1b"
+# The installed program; `-m memcore` would take the source tree from the working directory.
+COMMAND = [sys.executable, str(Path(sysconfig.get_path("scripts")) / "memcore")]
 
 
 def start(*words, **options):
     env = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "TERM"}}
     env |= options.pop("env", {})
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "memcore", *map(str, words)],
+        [*COMMAND, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -287,7 +290,7 @@ def test_a_terminal_gets_colour_unless_it_says_no(tmp_path):
     def on_terminal(**env):
         ours, theirs = pty.openpty()
         with subprocess.Popen(
-            [sys.executable, "-P", "-m", "memcore", "info"],
+            [*COMMAND, "info"],
             stdout=theirs,
             stderr=theirs,
             env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": "", **env},
