@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = _out(words.out)
     budget_s = words.seconds or (QUICK_BUDGET_S if words.quick else BUDGET_S)
 
-    sys.stdout.write(_heading(names))
+    sys.stdout.write(_heading(names, words.quick))
     found: list[rows.Row] = []
     failures: list[str] = []
     with report.progress(len(chosen) * len(threads)) as bar:
@@ -127,9 +127,9 @@ def _plot(parser: argparse.ArgumentParser, source: Path, out: Path | None) -> in
     return 0
 
 
-def _heading(names: list[str]) -> str:
+def _heading(names: list[str], is_quick: bool) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine.versions().items())
-    kernels = ", ".join(rivals.core_types())
+    kernels = ", ".join(rivals.core_types(is_quick))
     return (
         f"{machine.cpu_name()}; memcore {machine.commit()} with {memcore.isa()}; {versions}\n"
         f"rivals: {', '.join(names) or 'none'}; OPENBLAS_CORETYPE {kernels}, the faster counts; "

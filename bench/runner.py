@@ -47,13 +47,11 @@ def setting(
         limits = machine.measure(
             threads, seconds=0.1 if is_quick else 0.4, dram_bytes=1 << (28 if is_quick else 30)
         )
-        core_types = rivals.core_types()
-        everybody = {core_types[0]: names}
-        # The other kernels matter to those that use them; a quick run takes what is best most
-        # often.
-        if not is_quick:
-            for core_type in core_types[1:]:
-                everybody[core_type] = [name for name in names if name in rivals.USES_BLAS]
+        first, *others = rivals.core_types(is_quick)
+        # The other kernels matter to those that use them.
+        everybody = {first: names}
+        for core_type in others:
+            everybody[core_type] = [name for name in names if name in rivals.USES_BLAS]
         workers = [
             stack.enter_context(Worker(core_type, threads, there))
             for core_type, there in everybody.items()

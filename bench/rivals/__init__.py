@@ -35,11 +35,12 @@ def library(engine: str) -> str:
     return engine.partition("@")[0].partition("[")[0]
 
 
-def core_types() -> list[str]:
-    """The kernels of OpenBLAS worth trying on this processor."""
+def core_types(is_quick: bool = False) -> list[str]:
+    """The kernels of OpenBLAS worth trying on this processor, the most often best first."""
     if os.uname().machine not in ("x86_64", "AMD64"):
         return ["default"]
-    return ["SkylakeX", "Haswell"] if has_avx512() else ["Zen", "Haswell"]
+    found = ["SkylakeX", "Haswell"] if has_avx512() else ["Zen", "Haswell"]
+    return found[:1] if is_quick else found
 
 
 def environment(core_type: str, threads: int) -> dict[str, str]:
