@@ -28,7 +28,7 @@ PLAIN = "memcore Bank, plain rows"
 # FAISS takes its matrix path from this many queries on by itself.
 FAISS_THRESHOLD = 20
 # Rivals that score pair by pair take minutes, and never win, past this many pairs.
-LOOP_WORK = 30_000_000
+LOOP_WORK = 10_000_000
 # The sizes that the goals are set for.
 GOAL_SIZES = ((100_000, 128), (100_000, 384), (1_000_000, 128))
 

@@ -67,4 +67,4 @@ def topk(case: Case, inputs: Inputs, threads: int) -> Step:
 
 def sweep(level: str) -> list[Case]:
     """Small and large k."""
-    return [TopK()] if level == "quick" else [TopK(k=k) for k in (1, 10, 100, 1000)]
+    return [TopK(n_rows=32)] if level == "quick" else [TopK(k=k) for k in (1, 10, 100, 1000)]
