@@ -95,6 +95,7 @@ ScanQuery Queries::aim(int64_t q, float threshold) const {
   out.codes = codes_.data() + q * quads(dim_) * 4;
   out.start = from.start;
   out.slope = bound.slope;
+  out.inverse_slope = 1.0f / bound.slope;
   out.error_weight = bound.error_weight;
   out.norm_weight = bound.norm_weight;
   out.square_weight = 0.0f;
@@ -109,6 +110,7 @@ ScanQuery Queries::aim(int64_t q, float threshold) const {
     case Metric::kL2:
       // 2 (dot + bound) - |q|^2 - |x|^2 + slack (|q| + |x|)^2 >= threshold
       out.slope *= 2.0f;
+      out.inverse_slope *= 0.5f;
       out.error_weight *= 2.0f;
       out.norm_weight = 2.0f * (bound.norm_weight + bound.slack * bound.norm);
       out.square_weight = bound.slack - 1.0f;

@@ -32,6 +32,7 @@ struct ScanQuery {
   const int8_t* codes;  // [quads][4]
   int32_t start;        // -128 * sum(codes): undoes the offset of the rows
   float slope;
+  float inverse_slope;
   float error_weight;
   float norm_weight;
   float square_weight;

@@ -152,14 +152,6 @@ void widen(const void* row, DType dtype, int64_t dim, float* out) {
 // ---- the shadow
 // ------------------------------------------------------------------------------------------------
 
-float max_lane(const F32& a) {
-  float lane[16];
-  store(lane, a);
-  float best = lane[0];
-  for (int i = 1; i < 16; ++i) best = lane[i] > best ? lane[i] : best;
-  return best;
-}
-
 // The smallest float32 >= value, for value >= 0.
 float round_up(double value) {
   float nearest = static_cast<float>(value);
@@ -287,6 +279,31 @@ uint32_t kept_rows(const float* meta, const I32& dots, const ScanQuery& query) {
   return not_negative(add(margin, rest));
 }
 
+// The extremes of a block's rows: what its best row could be at most.
+struct BlockLimits {
+  float inverse_scale, error, norm, least_norm;
+};
+
+BlockLimits block_limits(const uint8_t* block, int64_t dim) {
+  const float* meta = reinterpret_cast<const float*>(block + block_codes_bytes(dim));
+  const F32 norm = load(meta + 2 * kBlockRows);
+  return {1.0f / max_lane(load(meta)), max_lane(load(meta + kBlockRows)), max_lane(norm),
+          -max_lane(sub(broadcast(0.0f), norm))};
+}
+
+// No row of the block whose int8 dot product is at most this can be kept. One integer comparison
+// then decides for most blocks.
+int32_t ruled_out_dot(const BlockLimits& block, const ScanQuery& query) {
+  float rest = query.error_weight * block.error + query.offset;
+  rest += query.norm_weight * (query.norm_weight >= 0.0f ? block.norm : block.least_norm);
+  rest += query.square_weight * (block.least_norm * block.least_norm);
+  // Written so that NaN rules out nothing.
+  if (!(rest < 0.0f)) return INT32_MIN;
+  // Rounded down by more than the roundings above can have raised it.
+  const float least = -rest * (block.inverse_scale * query.inverse_slope) * (1.0f - 0x1p-16f);
+  return least < 0x1p30f ? static_cast<int32_t>(least) - 1 : INT32_MAX;
+}
+
 template <int kValue>
 struct Count {
   static constexpr int value = kValue;
@@ -295,8 +312,9 @@ struct Count {
 // Inlined into its callers, the loop would lose registers to them.
 template <int kQueries, int kBlocks, bool kFetch>
 [[gnu::noinline]] void scan_tile(const uint8_t* const* blocks, const uint8_t* const* next,
-                                 int64_t n_blocks, int64_t dim, const ScanQuery* queries,
-                                 uint16_t* masks, int32_t* dots) {
+                                 [[maybe_unused]] const BlockLimits* limits, int64_t n_blocks,
+                                 int64_t dim, const ScanQuery* queries, uint16_t* masks,
+                                 int32_t* dots) {
   // Sums and rows are named by register, not by word: a word of several registers would be kept in
   // memory.
   constexpr int kRegisters = kBlocks * kWordRegisters;
@@ -330,8 +348,17 @@ template <int kQueries, int kBlocks, bool kFetch>
     uint32_t any = 0;
 #pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) {
-      const float* meta = reinterpret_cast<const float*>(blocks[b] + block_codes_bytes(dim));
-      const uint32_t mask = kept_rows(meta, join(&sum[q][b * kWordRegisters]), queries[q]);
+      const SumRegister* sums = &sum[q][b * kWordRegisters];
+      uint32_t mask = 0;
+      // In the small tiles the test would cost the loop its registers.
+      bool is_open = true;
+      if constexpr (kQueries >= 4 && !kFetch) {
+        is_open = limits == nullptr || any_above(sums, ruled_out_dot(limits[b], queries[q]));
+      }
+      if (is_open) {
+        const float* meta = reinterpret_cast<const float*>(blocks[b] + block_codes_bytes(dim));
+        mask = kept_rows(meta, join(sums), queries[q]);
+      }
       masks[q * n_blocks + b] = static_cast<uint16_t>(mask);
       any |= mask;
     }
@@ -345,27 +372,37 @@ template <int kQueries, int kBlocks, bool kFetch>
 }
 
 template <int kQueries, bool kFetch>
-void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks,
-                  int64_t dim, const ScanQuery* queries, uint16_t* masks, int32_t* dots) {
+void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next,
+                  const BlockLimits* limits, int64_t n_blocks, int64_t dim,
+                  const ScanQuery* queries, uint16_t* masks, int32_t* dots) {
   constexpr int kBlocks = tile_blocks(kQueries);
   int64_t b = 0;
   for (; b + kBlocks <= n_blocks; b += kBlocks) {
-    scan_tile<kQueries, kBlocks, kFetch>(blocks + b, next + b, n_blocks, dim, queries, masks + b,
-                                         dots + b * kBlockRows);
+    scan_tile<kQueries, kBlocks, kFetch>(blocks + b, next + b,
+                                         limits == nullptr ? nullptr : limits + b, n_blocks, dim,
+                                         queries, masks + b, dots + b * kBlockRows);
   }
   for (; b < n_blocks; ++b) {
-    scan_tile<kQueries, 1, kFetch>(blocks + b, next + b, n_blocks, dim, queries, masks + b,
-                                   dots + b * kBlockRows);
+    scan_tile<kQueries, 1, kFetch>(blocks + b, next + b, limits == nullptr ? nullptr : limits + b,
+                                   n_blocks, dim, queries, masks + b, dots + b * kBlockRows);
   }
 }
 
 void scan(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
           const ScanQuery* queries, int64_t n_queries, uint16_t* masks, int32_t* dots) {
+  // Worth their making from a few queries on.
+  BlockLimits block_limits_of[kScanBlocks];
+  const BlockLimits* limits = nullptr;
+  if (n_queries >= 8) {
+    for (int64_t b = 0; b < n_blocks; ++b) block_limits_of[b] = block_limits(blocks[b], dim);
+    limits = block_limits_of;
+  }
+  const uint8_t* const* fetched = next == nullptr ? blocks : next;
   int64_t q = 0;
   const auto run = [&](auto count, auto fetch) {
     constexpr int kQueries = decltype(count)::value;
-    scan_queries<kQueries, decltype(fetch)::value != 0>(blocks, next, n_blocks, dim, queries + q,
-                                                        masks + q * n_blocks,
+    scan_queries<kQueries, decltype(fetch)::value != 0>(blocks, fetched, limits, n_blocks, dim,
+                                                        queries + q, masks + q * n_blocks,
                                                         dots + q * n_blocks * kBlockRows);
     q += kQueries;
   };

@@ -66,6 +66,13 @@ inline F32 abs(F32 a) {
   return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
 }
 
+inline float max_lane(F32 a) {
+  const __m256 eight = _mm256_max_ps(a.low, a.high);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 inline float fold8(__m256 a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -119,6 +126,13 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
   __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
           : "+x"(sum), "=&x"(products)
           : "x"(rows), "x"(query), "x"(_mm256_set1_epi16(1)));
+}
+
+inline bool any_above(const SumRegister* sums, int32_t limit) {
+  const __m256i least = _mm256_set1_epi32(limit);
+  const __m256i above =
+      _mm256_or_si256(_mm256_cmpgt_epi32(sums[0], least), _mm256_cmpgt_epi32(sums[1], least));
+  return _mm256_testz_si256(above, above) == 0;
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.

@@ -45,6 +45,13 @@ inline F32 div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
 inline F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 inline F32 abs(F32 a) { return _mm512_abs_ps(a); }
 
+inline float max_lane(F32 a) {
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 // The canonical fold: lane[i] += lane[i + 8], then 4, 2, 1.
 inline float fold(F32 a) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
@@ -93,6 +100,10 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
           : "+v"(sum), "=&v"(products)
           : "v"(rows), "v"(query), "v"(_mm512_set1_epi16(1)));
 #endif
+}
+
+inline bool any_above(const SumRegister* sums, int32_t limit) {
+  return _mm512_cmpgt_epi32_mask(*sums, _mm512_set1_epi32(limit)) != 0;
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.

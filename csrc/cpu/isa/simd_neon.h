@@ -57,6 +57,10 @@ inline F32 div(F32 a, F32 b) { return MEMCORE_EACH_PART(vdivq_f32(a.part[i], b.p
 inline F32 max(F32 a, F32 b) { return MEMCORE_EACH_PART(vmaxq_f32(a.part[i], b.part[i])); }
 inline F32 abs(F32 a) { return MEMCORE_EACH_PART(vabsq_f32(a.part[i])); }
 
+inline float max_lane(F32 a) {
+  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.part[0], a.part[1]), vmaxq_f32(a.part[2], a.part[3])));
+}
+
 // The canonical fold: lane[i] += lane[i + 8], then 4, 2, 1.
 inline float fold(F32 a) {
   const float32x4_t four =
@@ -100,6 +104,11 @@ inline QueryCodes broadcast_codes(const int8_t* from) {
 }
 inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
   sum = vdotq_s32(sum, rows, query);
+}
+
+inline bool any_above(const SumRegister* sums, int32_t limit) {
+  const int32x4_t top = vmaxq_s32(vmaxq_s32(sums[0], sums[1]), vmaxq_s32(sums[2], sums[3]));
+  return vmaxvq_s32(top) > limit;
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.

@@ -85,6 +85,12 @@ inline F32 abs(const F32& a) {
   return out;
 }
 
+inline float max_lane(const F32& a) {
+  float best = a.lane[0];
+  for (int i = 1; i < 16; ++i) best = a.lane[i] > best ? a.lane[i] : best;
+  return best;
+}
+
 // The canonical fold: lane[i] += lane[i + 8], then 4, 2, 1.
 inline float fold(const F32& a) {
   float lane[16];
@@ -154,6 +160,12 @@ inline void dot_codes(SumRegister& sum, const CodesRegister& rows, const QueryCo
   for (int i = 0; i < 16; ++i) {
     for (int j = 0; j < 4; ++j) sum.lane[i] += int32_t{rows.byte[4 * i + j]} * query.byte[j];
   }
+}
+
+inline bool any_above(const SumRegister* sums, int32_t limit) {
+  bool any = false;
+  for (int i = 0; i < 16; ++i) any |= sums->lane[i] > limit;
+  return any;
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.
