@@ -142,8 +142,8 @@ def summary(rows: Sequence[Row]) -> None:
 def verdict(figure: Figure) -> str:
     """Which of its bounds a number reaches."""
     if figure.meets(figure.floor) is False:
-        return "below floor"
-    return "floor" if figure.meets(figure.goal) is False else "reached"
+        return "missed"
+    return "below goal" if figure.meets(figure.goal) is False else "reached"
 
 
 def figure_text(figure: Figure) -> str:
