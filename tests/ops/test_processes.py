@@ -1,7 +1,9 @@
-"""Searches beside other threads, in forked children, and under Ctrl-C."""
+"""Searches beside other threads, in forked children, under Ctrl-C and at the end of the process."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -148,3 +150,18 @@ def test_many_threads_search_at_once(threads, rng):
     for searcher in searchers:
         searcher.join()
     assert wrong == []
+
+
+def test_the_process_may_end_during_a_search():
+    code = (
+        "import threading, time, numpy as np, memcore\n"
+        "memcore.set_threads(4)\n"
+        "rows = np.random.default_rng(0).standard_normal((20000, 64), dtype=np.float32)\n"
+        "def forever():\n"
+        "    while True: memcore.search(rows[:500], rows)\n"
+        "threading.Thread(target=forever, daemon=True).start()\n"
+        "time.sleep(0.3)\n"
+    )
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-I", "-c", code], timeout=60, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, b"")
