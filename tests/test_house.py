@@ -153,7 +153,11 @@ def public_functions(path: Path) -> dict[str, list[str]]:
 
 
 def test_engines_share_names_and_order_of_parameters() -> None:
-    reference = public_functions(ROOT / "memcore" / "reference.py")
+    reference = {
+        name: names
+        for path in (ROOT / "memcore" / "reference").glob("*.py")
+        for name, names in public_functions(path).items()
+    }
     native = public_functions(ROOT / "memcore" / "_core.pyi")
     shared = sorted(set(reference) & set(native))
     assert shared

@@ -1,9 +1,4 @@
-"""Every op in plain NumPy: what the engines return, bit for bit, and the oracle of their tests.
-
-The definition in words is in docs/score.md. Written to be read; it is slow and keeps no bound, no
-shadow and no threads. It presumes the default float environment (round to nearest even, denormals
-kept), which NumPy cannot set: the compiled engine sets it for itself, this file does not.
-"""
+"""The canonical score, search, search_ragged and topk: what docs/score.md defines in words."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -1,0 +1,34 @@
+"""Every op in plain NumPy: what the engines return, and the oracle of their tests.
+
+Where scores decide, the engines return the same bits. Written to be read; it is slow and keeps no
+bound, no shadow and no threads. It presumes the default float environment (round to nearest even,
+denormals kept), which NumPy cannot set: the compiled engine sets it for itself, this does not.
+"""
+
+from memcore.reference.search import (
+    LANES,
+    MAX_SQUARE,
+    canonical_sum,
+    final_score,
+    norms,
+    score,
+    search,
+    search_ragged,
+    squares,
+    topk,
+    widen,
+)
+
+__all__ = [
+    "LANES",
+    "MAX_SQUARE",
+    "canonical_sum",
+    "final_score",
+    "norms",
+    "score",
+    "search",
+    "search_ragged",
+    "squares",
+    "topk",
+    "widen",
+]
