@@ -40,6 +40,10 @@ asan *args:
 tsan *args:
     .ci/sanitize thread {{args}}
 
+# instruction sets that this machine lacks, on an emulation of their intrinsics
+emulate *args:
+    .ci/emulate {{args}}
+
 bench *args:
     memcore bench {{args}}
 

@@ -18,7 +18,8 @@ extern const Kernels scalar_kernels;
 extern const Kernels avx2_kernels;
 extern const Kernels avx512_kernels;
 extern const Kernels avx512vnni_kernels;
-#elif defined(__aarch64__)
+#endif
+#if defined(__aarch64__) || defined(MEMCORE_EMULATE)
 extern const Kernels neon_kernels;
 #endif
 
@@ -31,7 +32,11 @@ struct Set {
 
 std::vector<Set> sets() {
   std::vector<Set> out = {{&scalar_kernels, true}};
-#if defined(__x86_64__)
+#if defined(MEMCORE_EMULATE)
+  // Emulated sets run everywhere; the native one comes last, as the best.
+  for (const Kernels* table : {&neon_kernels, &avx512_kernels, &avx512vnni_kernels, &avx2_kernels})
+    out.push_back({table, true});
+#elif defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
