@@ -116,6 +116,12 @@ def test_threads(threads):
     assert answer.stdout == "3\n"
 
 
+def test_a_number_of_threads_that_is_none_is_refused():
+    code = "import memcore, numpy as np\ntry: memcore.search(np.ones((9, 4)), np.ones((9, 4)), 1)"
+    answer = run_python(f"{code}\nexcept ValueError as error: print(error)", MEMCORE_THREADS="two")
+    assert answer.stdout == 'threads: MEMCORE_THREADS is "two", should be 0 (all) to 1024\n'
+
+
 def test_the_version_is_read_when_asked_for():
     from importlib.metadata import version
 

@@ -41,7 +41,12 @@ int clamp_threads(int n) { return n < 1 ? usable_cpus() : n > 1024 ? 1024 : n; }
 
 int initial_threads() {
   const char* wish = std::getenv("MEMCORE_THREADS");
-  return clamp_threads(wish == nullptr ? 0 : std::atoi(wish));
+  if (wish == nullptr || *wish == 0) return clamp_threads(0);
+  char* end = nullptr;
+  const long n = std::strtol(wish, &end, 10);
+  MEMCORE_CHECK(*end == 0 && n >= 0 && n <= 1024, kInput, "threads: MEMCORE_THREADS is \"", wish,
+                "\", should be 0 (all) to 1024");
+  return clamp_threads(static_cast<int>(n));
 }
 
 // One batch of tasks. Threads take the next number until none is left.
