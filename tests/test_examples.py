@@ -1,4 +1,4 @@
-"""The examples of README.md and of the docstrings run and hold."""
+"""The examples of README.md, of docs/ and of the docstrings run and hold."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ import pkgutil
 import re
 from pathlib import Path
 
+import pytest
+
 import memcore
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {
+    path.name: blocks
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if (blocks := re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.M | re.S))
+}
 
 
-def test_readme_examples_run_from_top_to_bottom() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
-    assert len(blocks) >= 3
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_of_a_page_run_from_top_to_bottom(page: str) -> None:
+    blocks = PAGES[page]
+    if any("import torch" in block for block in blocks):
+        pytest.importorskip("torch")
     names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+        exec(compile(block, page, "exec"), names)
 
 
 def test_docstring_examples() -> None:
