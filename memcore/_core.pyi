@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float32]
 _Bools = NDArray[np.bool_]
+# float32, or float64 where all rows are.
+_Reals = NDArray[Any]
 # A condition as a postfix program: its steps (n, 4) and the constants that they point into.
 _Program = tuple[_Ints, _Ints]
 
@@ -37,6 +39,37 @@ def search(
     ids: _Ints,
 ) -> None: ...
 def topk(scores: NDArray[Any], k: int | _Ints, best: _Floats, ids: _Ints) -> None: ...
+def attend(
+    queries: NDArray[Any],
+    keys: NDArray[Any],
+    values: NDArray[Any] | None,
+    beta: NDArray[np.float64],
+    bias: _Reals | None,
+    mask: _Bools | None,
+    exclude: _Ints | None,
+    out: _Reals | None,
+    lse: _Reals,
+) -> None: ...
+def attend_backward(
+    queries: NDArray[Any],
+    keys: NDArray[Any],
+    values: NDArray[Any] | None,
+    beta: NDArray[np.float64],
+    bias: _Reals | None,
+    mask: _Bools | None,
+    exclude: _Ints | None,
+    lse: _Reals,
+    out_grad: NDArray[Any] | None,
+    shift: _Reals,
+    query_grad: _Reals | None,
+    key_grad: _Reals | None,
+    value_grad: _Reals | None,
+    bias_grad: _Reals | None,
+    beta_grad: NDArray[np.float64] | None,
+) -> None: ...
+def dots(queries: NDArray[Any], keys: NDArray[Any], ids: _Ints, scores: _Reals) -> None: ...
+def aggregate(weights: _Reals, values: NDArray[Any], ids: _Ints, out: _Reals) -> None: ...
+def scatter(weights: _Reals, rows: NDArray[Any], ids: _Ints, n_sums: int, sums: _Reals) -> None: ...
 def hash_texts(texts: tuple[str, ...], vectors: _Floats) -> None: ...
 def probe_isa() -> str: ...
 def probe_read(data: NDArray[np.uint8], seconds: float) -> float: ...

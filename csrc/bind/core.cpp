@@ -34,6 +34,7 @@ PYBIND11_MODULE(_core, m) {
   });
   memcore::register_engine(m);
   memcore::register_search(m);
+  memcore::register_attend(m);
   memcore::register_pages(m);
   memcore::register_text(m);
   memcore::register_probe(m);

@@ -7,6 +7,7 @@ namespace memcore {
 // One function per area fills the module _core.
 void register_engine(pybind11::module_& m);  // isas, threads
 void register_search(pybind11::module_& m);
+void register_attend(pybind11::module_& m);
 void register_pages(pybind11::module_& m);
 void register_text(pybind11::module_& m);
 void register_probe(pybind11::module_& m);  // what the machine can do, for the bench

@@ -5,6 +5,14 @@ bound, no shadow and no threads. It presumes the default float environment (roun
 denormals kept), which NumPy cannot set: the compiled engine sets it for itself, this does not.
 """
 
+from memcore.reference.attend import (
+    aggregate,
+    attend,
+    attend_backward,
+    dots,
+    merge_lse,
+    scatter,
+)
 from memcore.reference.search import (
     LANES,
     MAX_SQUARE,
@@ -22,9 +30,15 @@ from memcore.reference.search import (
 __all__ = [
     "LANES",
     "MAX_SQUARE",
+    "aggregate",
+    "attend",
+    "attend_backward",
     "canonical_sum",
+    "dots",
     "final_score",
+    "merge_lse",
     "norms",
+    "scatter",
     "score",
     "search",
     "search_ragged",

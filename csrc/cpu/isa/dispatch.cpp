@@ -40,8 +40,9 @@ std::vector<Set> sets() {
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  // Every processor with AVX2 has F16C.
-  out.push_back({&avx2_kernels, __builtin_cpu_supports("avx2") != 0});
+  // Every processor with AVX2 and FMA has F16C.
+  out.push_back(
+      {&avx2_kernels, __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0});
   out.push_back({&avx512_kernels, avx512});
   out.push_back({&avx512vnni_kernels, avx512 && __builtin_cpu_supports("avx512vnni")});
 #elif defined(__aarch64__)

@@ -50,6 +50,25 @@ struct BoundQuery {
   float slack;
 };
 
+// The inner loops of attend: attend.inl. A panel is the right side of a product, [n_steps][16].
+struct AttendKernels {
+  // out[r][c] (+)= sum over i of a[r * a_stride + i] * panel[i][c], for n_rows rows and 16 columns.
+  // The one place where multiply and add are fused: its sums are no scores.
+  void (*multiply)(const float* a, int64_t a_stride, const float* panel, int64_t n_rows,
+                   int64_t n_steps, float* out, int64_t out_stride, bool adds);
+
+  // values[i] = beta * values[i] (+ bias[i]), NaN turned into -inf; returns the largest. n is a
+  // multiple of 16, also below.
+  float (*logits)(float* values, int64_t n, float beta, const float* bias);
+
+  // values[i] = exp(values[i] - shift), 0 below exp(-88); returns their sum.
+  float (*exponentials)(float* values, int64_t n, float shift);
+
+  // out (dim,) = sum over j of weights[j] * rows[j], in the order of j, each step rounded.
+  void (*weighted_sum)(const void* const* rows, DType dtype, const float* weights, int64_t n_rows,
+                       int64_t dim, float* out);
+};
+
 // The inner loops, compiled once per instruction set from kernels.inl. Rows may be unaligned.
 struct Kernels {
   const char* name;
@@ -96,6 +115,8 @@ struct Kernels {
   // lower[r] <= canonical score of row r of the block <= upper[r].
   void (*bounds)(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQuery& query,
                  float* lower, float* upper);
+
+  AttendKernels attend;
 };
 
 // The table in use. Chosen once at start-up: the best that runs here, or MEMCORE_ISA.

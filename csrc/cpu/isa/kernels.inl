@@ -462,11 +462,16 @@ void bounds(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQ
 }
 
 }  // namespace
+}  // namespace memcore
+
+#include "attend.inl"
+
+namespace memcore {
 
 // const objects are local to their file unless declared extern first.
 extern const Kernels MEMCORE_KERNELS;
 const Kernels MEMCORE_KERNELS = {MEMCORE_ISA_NAME, kQueryLimit, dot_rows,   l2_rows,
                                  square_rows,      widen,       shadow_row, quantize_query,
-                                 at_least,         scan,        bounds};
+                                 at_least,         scan,        bounds,     kAttendKernels};
 
 }  // namespace memcore

@@ -66,6 +66,18 @@ inline F32 abs(F32 a) {
   return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
 }
 
+// a, or b where a is NaN or smaller.
+inline F32 max_number(F32 a, F32 b) { return max(a, b); }
+// 2^n, from n + 1.5 * 2^23 with n from -127 (then 0) to 127.
+inline F32 power_of_two(F32 shifted) {
+  const __m256i bias = _mm256_set1_epi32(127);
+  const auto power = [=](__m256 a) {
+    return _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(a), bias), 23));
+  };
+  return {power(shifted.low), power(shifted.high)};
+}
+
 inline float max_lane(F32 a) {
   const __m256 eight = _mm256_max_ps(a.low, a.high);
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -133,6 +145,17 @@ inline bool any_above(const SumRegister* sums, int32_t limit) {
   const __m256i above =
       _mm256_or_si256(_mm256_cmpgt_epi32(sums[0], least), _mm256_cmpgt_epi32(sums[1], least));
   return _mm256_testz_si256(above, above) == 0;
+}
+
+// Words of a matrix product, by register, with the multiply fused into the add.
+inline constexpr int kProductRows = 6;
+using FloatRegister = __m256;
+inline FloatRegister load_floats(const float* from) { return _mm256_loadu_ps(from); }
+inline FloatRegister broadcast_floats(float value) { return _mm256_set1_ps(value); }
+inline void store_floats(float* to, FloatRegister a) { _mm256_storeu_ps(to, a); }
+// By assembly, because the flags of this file do not name FMA: nothing else here may fuse.
+inline void multiply_add(FloatRegister& sum, FloatRegister a, FloatRegister b) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.

@@ -45,6 +45,14 @@ inline F32 div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
 inline F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 inline F32 abs(F32 a) { return _mm512_abs_ps(a); }
 
+// a, or b where a is NaN or smaller.
+inline F32 max_number(F32 a, F32 b) { return max(a, b); }
+// 2^n, from n + 1.5 * 2^23 with n from -127 (then 0) to 127.
+inline F32 power_of_two(F32 shifted) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(
+      _mm512_add_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(127)), 23));
+}
+
 inline float max_lane(F32 a) {
   const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -104,6 +112,16 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
 
 inline bool any_above(const SumRegister* sums, int32_t limit) {
   return _mm512_cmpgt_epi32_mask(*sums, _mm512_set1_epi32(limit)) != 0;
+}
+
+// Words of a matrix product, with the multiply fused into the add.
+inline constexpr int kProductRows = 12;
+using FloatRegister = __m512;
+inline FloatRegister load_floats(const float* from) { return _mm512_loadu_ps(from); }
+inline FloatRegister broadcast_floats(float value) { return _mm512_set1_ps(value); }
+inline void store_floats(float* to, FloatRegister a) { _mm512_storeu_ps(to, a); }
+inline void multiply_add(FloatRegister& sum, FloatRegister a, FloatRegister b) {
+  sum = _mm512_fmadd_ps(a, b, sum);
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.

@@ -57,6 +57,14 @@ inline F32 div(F32 a, F32 b) { return MEMCORE_EACH_PART(vdivq_f32(a.part[i], b.p
 inline F32 max(F32 a, F32 b) { return MEMCORE_EACH_PART(vmaxq_f32(a.part[i], b.part[i])); }
 inline F32 abs(F32 a) { return MEMCORE_EACH_PART(vabsq_f32(a.part[i])); }
 
+// a, or b where a is NaN or smaller.
+inline F32 max_number(F32 a, F32 b) { return MEMCORE_EACH_PART(vmaxnmq_f32(a.part[i], b.part[i])); }
+// 2^n, from n + 1.5 * 2^23 with n from -127 (then 0) to 127.
+inline F32 power_of_two(F32 shifted) {
+  return MEMCORE_EACH_PART(vreinterpretq_f32_s32(
+      vshlq_n_s32(vaddq_s32(vreinterpretq_s32_f32(shifted.part[i]), vdupq_n_s32(127)), 23)));
+}
+
 inline float max_lane(F32 a) {
   return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.part[0], a.part[1]), vmaxq_f32(a.part[2], a.part[3])));
 }
@@ -109,6 +117,16 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
 inline bool any_above(const SumRegister* sums, int32_t limit) {
   const int32x4_t top = vmaxq_s32(vmaxq_s32(sums[0], sums[1]), vmaxq_s32(sums[2], sums[3]));
   return vmaxvq_s32(top) > limit;
+}
+
+// Words of a matrix product, by register, with the multiply fused into the add.
+inline constexpr int kProductRows = 6;
+using FloatRegister = float32x4_t;
+inline FloatRegister load_floats(const float* from) { return vld1q_f32(from); }
+inline FloatRegister broadcast_floats(float value) { return vdupq_n_f32(value); }
+inline void store_floats(float* to, FloatRegister a) { vst1q_f32(to, a); }
+inline void multiply_add(FloatRegister& sum, FloatRegister a, FloatRegister b) {
+  sum = vfmaq_f32(sum, a, b);
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.

@@ -79,6 +79,19 @@ MEMCORE_LANEWISE(div, x / y)
 MEMCORE_LANEWISE(max, x > y ? x : y)
 #undef MEMCORE_LANEWISE
 
+// a, or b where a is NaN or smaller.
+inline F32 max_number(const F32& a, const F32& b) { return max(a, b); }
+// 2^n, from n + 1.5 * 2^23 with n from -127 (then 0) to 127.
+inline F32 power_of_two(const F32& shifted) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &shifted.lane[i], 4);
+    out.lane[i] = bits_to_float((bits + 127) << 23);
+  }
+  return out;
+}
+
 inline F32 abs(const F32& a) {
   F32 out;
   for (int i = 0; i < 16; ++i) out.lane[i] = __builtin_fabsf(a.lane[i]);
@@ -166,6 +179,16 @@ inline bool any_above(const SumRegister* sums, int32_t limit) {
   bool any = false;
   for (int i = 0; i < 16; ++i) any |= sums->lane[i] > limit;
   return any;
+}
+
+// Words of a matrix product.
+inline constexpr int kProductRows = 2;
+using FloatRegister = F32;
+inline FloatRegister load_floats(const float* from) { return load(from); }
+inline FloatRegister broadcast_floats(float value) { return broadcast(value); }
+inline void store_floats(float* to, const FloatRegister& a) { store(to, a); }
+inline void multiply_add(FloatRegister& sum, const FloatRegister& a, const FloatRegister& b) {
+  for (int i = 0; i < 16; ++i) sum.lane[i] += a.lane[i] * b.lane[i];
 }
 
 // Bit i is set unless lane i < 0; NaN sets it.
