@@ -10,7 +10,7 @@ namespace memcore {
 namespace {
 
 // A window's shadow stays within the second-level caches of a few cores.
-constexpr int64_t kWindowBytes = int64_t{2} << 20;
+constexpr int64_t kWindowBytes = int64_t{1} << 20;
 
 // One buffer a thread for each use, so that rows() gathered for one purpose outlive those for
 // another.
@@ -50,25 +50,18 @@ int64_t ArrayRows::window_blocks() const {
 }
 
 void ArrayRows::open_window(int64_t n) {
-  if (window_.size() < static_cast<size_t>(n * block_bytes_)) window_.resize(n * block_bytes_);
+  window_ = std::make_unique_for_overwrite<uint8_t[]>(n * block_bytes_);
 }
 
 void ArrayRows::shadow(int64_t place, int64_t b) {
-  uint8_t* block = window_.data() + place * block_bytes_;
+  uint8_t* block = window_.get() + place * block_bytes_;
   const void* pointers[kBlockRows];
-  float squares[kBlockRows];
-  std::vector<float> wide(keys_.dtype == DType::kFloat32 ? 0 : keys_.dim);
   const int64_t n = std::min<int64_t>(kBlockRows, n_ - b * kBlockRows);
   point(keys_, n, [&](int64_t i) { return begin_ + b * kBlockRows + i; }, gathered_block, pointers);
-  kernels().square_rows(pointers, keys_.dtype, n, keys_.dim, squares);
-  for (int64_t i = 0; i < n; ++i) {
-    const auto* row = static_cast<const float*>(pointers[i]);
-    if (keys_.dtype != DType::kFloat32) {
-      kernels().widen(pointers[i], keys_.dtype, keys_.dim, wide.data());
-      row = wide.data();
-    }
-    kernels().shadow_row(row, keys_.dim, squares[i], block, static_cast<int>(i));
-  }
+  std::fill(pointers + n, pointers + kBlockRows, nullptr);
+  // Lanes without a row are read too.
+  if (n < kBlockRows) std::memset(block, 0, block_bytes(keys_.dim));
+  kernels().shadow_rows(pointers, keys_.dtype, keys_.dim, block);
 }
 
 const uint8_t* ArrayRows::block(int64_t b) const { return window_block(b - window_first_); }

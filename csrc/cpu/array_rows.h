@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
+#include <memory>
 
 #include "row_source.h"
 #include "search.h"
@@ -40,7 +40,7 @@ class ArrayRows : public RowSource {
 
   // Window place i holds block first + i.
   void set_window(int64_t first) { window_first_ = first; }
-  const uint8_t* window_block(int64_t place) const { return window_.data() + place * block_bytes_; }
+  const uint8_t* window_block(int64_t place) const { return window_.get() + place * block_bytes_; }
 
  private:
   const KeysView keys_;
@@ -50,7 +50,7 @@ class ArrayRows : public RowSource {
   const int64_t block_bytes_ = block_stride();
   int64_t block_stride() const;
   int64_t window_first_ = 0;
-  std::vector<uint8_t> window_;
+  std::unique_ptr<uint8_t[]> window_;
 };
 
 }  // namespace memcore

@@ -15,7 +15,7 @@ constexpr int64_t kTileQueries = 96;
 constexpr int64_t kBatchQueries = 1024;
 
 // The first pass pays when the making of the shadow is shared by enough queries.
-constexpr int64_t kFewQueries = 8;
+constexpr int64_t kFewQueries = 3;
 
 // The keys of one segment and the queries that look at them.
 class Segment {

@@ -142,14 +142,11 @@ void Slab::update_block(int32_t page, uint16_t lanes) const {
   const FloatEnv env;
   uint8_t* block = raw_block(page);
   const int64_t codes_end = block_codes_bytes(dim_);
-  const void* stored[kPageRows];
-  int lane_of_row[kPageRows];
-  int n = 0;
+  const void* stored[kPageRows] = {};
   for (uint32_t left = lanes; left != 0; left &= left - 1) {
     const int lane = std::countr_zero(left);
     if (ids(page)[lane] >= 0) {
-      stored[n] = rows(page) + lane * row_bytes_;
-      lane_of_row[n++] = lane;
+      stored[lane] = rows(page) + lane * row_bytes_;
       continue;
     }
     // A block is lines of 16 lanes, 4 bytes each: first the codes, then scale, error and norm.
@@ -157,19 +154,7 @@ void Slab::update_block(int32_t page, uint16_t lanes) const {
     for (int64_t at = 0; at < block_stride_; at += kLine)
       std::memset(line + at, at < codes_end ? kZeroCode : 0, 4);
   }
-
-  if (n == 0) return;
-  float squares[kPageRows];
-  kernels().square_rows(stored, dtype_, n, dim_, squares);
-  std::vector<float> widened(dtype_ == DType::kFloat32 ? 0 : dim_);
-  for (int i = 0; i < n; ++i) {
-    const float* wide = static_cast<const float*>(stored[i]);
-    if (dtype_ != DType::kFloat32) {
-      kernels().widen(stored[i], dtype_, dim_, widened.data());
-      wide = widened.data();
-    }
-    kernels().shadow_row(wide, dim_, squares[i], block, lane_of_row[i]);
-  }
+  kernels().shadow_rows(stored, dtype_, dim_, block);
 }
 
 void Slab::copy_cells(int32_t from, int32_t to, int n_lanes) const {

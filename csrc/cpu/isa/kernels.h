@@ -90,10 +90,9 @@ struct Kernels {
   // out (dim,) float32 = the row, widened.
   void (*widen)(const void* row, DType dtype, int64_t dim, float* out);
 
-  // Write one row into lane `lane` of a block: codes, scale, error, norm. square is the row's
-  // canonical dot with itself. A row beyond the bounds' reach gets an infinite error: it is always
-  // a candidate.
-  void (*shadow_row)(const float* row, int64_t dim, float square, uint8_t* block, int lane);
+  // Write rows[i] into lane i of a block: codes, scale, error, norm; nullptr leaves a lane alone. A
+  // row beyond the bounds' reach gets an infinite error: it is always a candidate.
+  void (*shadow_rows)(const void* const* rows, DType dtype, int64_t dim, uint8_t* block);
 
   // codes [quads][4] = the query in steps of *scale, zero where dim ends. *error bounds the norm of
   // what that leaves out; *sum is the sum of the codes. Returns false, and writes nothing, for a

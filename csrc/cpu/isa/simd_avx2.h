@@ -58,6 +58,7 @@ inline F32 mul(F32 a, F32 b) {
 inline F32 div(F32 a, F32 b) {
   return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
 }
+inline F32 sqrt(F32 a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
 inline F32 max(F32 a, F32 b) {
   return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
 }
@@ -106,15 +107,25 @@ inline void store_int(int32_t* to, I32 a) {
 }
 inline F32 to_float(I32 a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
 
-// Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
-inline void pack_codes(F32 a, uint32_t* groups) {
-  const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high));
-  const __m256i bytes = _mm256_packs_epi16(words, words);
-  // Packing works within halves: the groups come out in the order 0 2 . . 1 3 . .
-  const __m256i ordered =
-      _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
-  const __m128i codes = _mm_xor_si128(_mm256_castsi256_si128(ordered), _mm_set1_epi8(-128));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(groups), codes);
+// To the nearest integer, ties to even.
+inline I32 to_int(F32 a) { return {_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)}; }
+
+// 16 codes of one row: four groups of four.
+using Codes = __m256i;
+inline Codes pack_codes(I32 a) { return _mm256_packs_epi32(a.low, a.high); }
+
+// Group i of two rows, offset by 128, side by side to `to` + 64 i.
+inline void store_codes(Codes first, Codes second, uint8_t* to) {
+  // Packing works within halves: groups 0 2 of both rows in the lower one, 1 3 in the upper one.
+  const __m256i bytes = _mm256_xor_si256(_mm256_packs_epi16(first, second), _mm256_set1_epi8(-128));
+  const __m256i pairs = _mm256_shuffle_epi32(bytes, _MM_SHUFFLE(3, 1, 2, 0));
+  const __m128d even = _mm_castsi128_pd(_mm256_castsi256_si128(pairs));
+  const __m128d odd = _mm_castsi128_pd(_mm256_extracti128_si256(pairs, 1));
+  const auto line = [=](int i) { return reinterpret_cast<double*>(to + 64 * i); };
+  _mm_storel_pd(line(0), even);
+  _mm_storel_pd(line(1), odd);
+  _mm_storeh_pd(line(2), even);
+  _mm_storeh_pd(line(3), odd);
 }
 
 // 16 rows of four codes, and their sums: registers 0 and 1 of a word hold rows 0-7 and 8-15.

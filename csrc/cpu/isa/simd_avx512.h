@@ -42,6 +42,7 @@ inline F32 add(F32 a, F32 b) { return _mm512_add_ps(a, b); }
 inline F32 sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
 inline F32 mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
 inline F32 div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
+inline F32 sqrt(F32 a) { return _mm512_sqrt_ps(a); }
 inline F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
 inline F32 abs(F32 a) { return _mm512_abs_ps(a); }
 
@@ -73,11 +74,23 @@ inline I32 load_int(const int32_t* from) { return _mm512_loadu_si512(from); }
 inline void store_int(int32_t* to, I32 a) { _mm512_storeu_si512(to, a); }
 inline F32 to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
 
-// Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
-inline void pack_codes(F32 a, uint32_t* groups) {
-  const __m128i codes =
-      _mm_xor_si128(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)), _mm_set1_epi8(-128));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(groups), codes);
+// To the nearest integer, ties to even.
+inline I32 to_int(F32 a) { return _mm512_cvtps_epi32(a); }
+
+// 16 codes of one row: four groups of four.
+using Codes = __m128i;
+inline Codes pack_codes(I32 a) { return _mm512_cvtsepi32_epi8(a); }
+
+// Group i of two rows, offset by 128, side by side to `to` + 64 i.
+inline void store_codes(Codes first, Codes second, uint8_t* to) {
+  const __m128i offset = _mm_set1_epi8(-128);
+  const __m128d low = _mm_castsi128_pd(_mm_xor_si128(_mm_unpacklo_epi32(first, second), offset));
+  const __m128d high = _mm_castsi128_pd(_mm_xor_si128(_mm_unpackhi_epi32(first, second), offset));
+  const auto line = [=](int i) { return reinterpret_cast<double*>(to + 64 * i); };
+  _mm_storel_pd(line(0), low);
+  _mm_storeh_pd(line(1), low);
+  _mm_storel_pd(line(2), high);
+  _mm_storeh_pd(line(3), high);
 }
 
 // 16 rows of four codes, and their sums.

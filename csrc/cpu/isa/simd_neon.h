@@ -54,6 +54,7 @@ inline F32 add(F32 a, F32 b) { return MEMCORE_EACH_PART(vaddq_f32(a.part[i], b.p
 inline F32 sub(F32 a, F32 b) { return MEMCORE_EACH_PART(vsubq_f32(a.part[i], b.part[i])); }
 inline F32 mul(F32 a, F32 b) { return MEMCORE_EACH_PART(vmulq_f32(a.part[i], b.part[i])); }
 inline F32 div(F32 a, F32 b) { return MEMCORE_EACH_PART(vdivq_f32(a.part[i], b.part[i])); }
+inline F32 sqrt(F32 a) { return MEMCORE_EACH_PART(vsqrtq_f32(a.part[i])); }
 inline F32 max(F32 a, F32 b) { return MEMCORE_EACH_PART(vmaxq_f32(a.part[i], b.part[i])); }
 inline F32 abs(F32 a) { return MEMCORE_EACH_PART(vabsq_f32(a.part[i])); }
 
@@ -84,14 +85,24 @@ inline void store_int(int32_t* to, I32 a) {
 }
 inline F32 to_float(I32 a) { return MEMCORE_EACH_PART(vcvtq_f32_s32(a.part[i])); }
 
-// Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
-inline void pack_codes(F32 a, uint32_t* groups) {
-  const int16x8_t low =
-      vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.part[0])), vmovn_s32(vcvtnq_s32_f32(a.part[1])));
-  const int16x8_t high =
-      vcombine_s16(vmovn_s32(vcvtnq_s32_f32(a.part[2])), vmovn_s32(vcvtnq_s32_f32(a.part[3])));
-  const uint8x16_t bytes = vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
-  vst1q_u8(reinterpret_cast<uint8_t*>(groups), veorq_u8(bytes, vdupq_n_u8(128)));
+// To the nearest integer, ties to even.
+inline I32 to_int(F32 a) { return MEMCORE_EACH_PART(vcvtnq_s32_f32(a.part[i])); }
+
+// 16 codes of one row: four groups of four.
+using Codes = int8x16_t;
+inline Codes pack_codes(I32 a) {
+  const int16x8_t low = vcombine_s16(vmovn_s32(a.part[0]), vmovn_s32(a.part[1]));
+  const int16x8_t high = vcombine_s16(vmovn_s32(a.part[2]), vmovn_s32(a.part[3]));
+  return vcombine_s8(vmovn_s16(low), vmovn_s16(high));
+}
+
+// Group i of two rows, offset by 128, side by side to `to` + 64 i.
+inline void store_codes(Codes first, Codes second, uint8_t* to) {
+  const uint32x4x2_t pairs = vzipq_u32(vreinterpretq_u32_s8(first), vreinterpretq_u32_s8(second));
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t codes = veorq_u8(vreinterpretq_u8_u32(pairs.val[i / 2]), vdupq_n_u8(128));
+    vst1_u8(to + 64 * i, i % 2 == 0 ? vget_low_u8(codes) : vget_high_u8(codes));
+  }
 }
 
 // 16 rows of four codes, and their sums. sdot wants signed rows: the offset of 128 comes off at the

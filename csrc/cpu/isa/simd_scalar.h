@@ -98,6 +98,12 @@ inline F32 abs(const F32& a) {
   return out;
 }
 
+inline F32 sqrt(const F32& a) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = __builtin_sqrtf(a.lane[i]);
+  return out;
+}
+
 inline float max_lane(const F32& a) {
   float best = a.lane[0];
   for (int i = 1; i < 16; ++i) best = a.lane[i] > best ? a.lane[i] : best;
@@ -133,18 +139,35 @@ inline F32 to_float(const I32& a) {
   return out;
 }
 
-// Round to nearest, add 128, and pack lanes 4 i … 4 i + 3 into groups[i].
-inline void pack_codes(const F32& a, uint32_t* groups) {
-  for (int i = 0; i < 4; ++i) {
-    uint32_t group = 0;
-    for (int j = 0; j < 4; ++j) {
-      // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
-      const float shifted = a.lane[4 * i + j] + 0x1.8p23f;
-      uint32_t bits;
-      __builtin_memcpy(&bits, &shifted, 4);
-      group |= ((bits + 128) & 255) << (8 * j);
-    }
-    groups[i] = group;
+// To the nearest integer, ties to even, for lanes of less than 2^22.
+inline I32 to_int(const F32& a) {
+  I32 out;
+  for (int i = 0; i < 16; ++i) {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits.
+    const float shifted = a.lane[i] + 0x1.8p23f;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &shifted, 4);
+    out.lane[i] = static_cast<int32_t>(bits - 0x4b400000u);
+  }
+  return out;
+}
+
+// 16 codes of one row: four groups of four.
+struct Codes {
+  int8_t code[16];
+};
+inline Codes pack_codes(const I32& a) {
+  Codes out;
+  for (int i = 0; i < 16; ++i) out.code[i] = static_cast<int8_t>(a.lane[i]);
+  return out;
+}
+
+// Group i of two rows, offset by 128, side by side to `to` + 64 i.
+inline void store_codes(const Codes& first, const Codes& second, uint8_t* to) {
+  for (int i = 0; i < 16; ++i) {
+    uint8_t* at = to + 64 * (i / 4) + i % 4;
+    at[0] = static_cast<uint8_t>(first.code[i] + 128);
+    at[4] = static_cast<uint8_t>(second.code[i] + 128);
   }
 }
 

@@ -1,0 +1,198 @@
+// The inner loops of the first pass: int8 dot products of queries and blocks, and the bounds on
+// scores that follow from them.
+
+#include "kernels.h"
+
+namespace memcore {
+namespace {
+
+// The rows of a block that a query cannot rule out, given their int8 dot products.
+uint32_t kept_rows(const float* meta, const I32& dots, const ScanQuery& query) {
+  const F32 scale = load(meta), error = load(meta + kBlockRows), norm = load(meta + 2 * kBlockRows);
+  F32 margin = mul(mul(to_float(dots), scale), broadcast(query.slope));
+  F32 rest = add(mul(error, broadcast(query.error_weight)), broadcast(query.offset));
+  rest = add(rest, mul(norm, broadcast(query.norm_weight)));
+  if (query.square_weight != 0.0f)
+    rest = add(rest, mul(mul(norm, norm), broadcast(query.square_weight)));
+  return not_negative(add(margin, rest));
+}
+
+// The extremes of a block's rows: what its best row could be at most.
+struct BlockLimits {
+  float inverse_scale, error, norm, least_norm;
+};
+
+BlockLimits block_limits(const uint8_t* block, int64_t dim) {
+  const float* meta = reinterpret_cast<const float*>(block + block_codes_bytes(dim));
+  const F32 norm = load(meta + 2 * kBlockRows);
+  return {1.0f / max_lane(load(meta)), max_lane(load(meta + kBlockRows)), max_lane(norm),
+          -max_lane(sub(broadcast(0.0f), norm))};
+}
+
+// No row of the block whose int8 dot product is at most this can be kept. One integer comparison
+// then decides for most blocks.
+int32_t ruled_out_dot(const BlockLimits& block, const ScanQuery& query) {
+  float rest = query.error_weight * block.error + query.offset;
+  rest += query.norm_weight * (query.norm_weight >= 0.0f ? block.norm : block.least_norm);
+  rest += query.square_weight * (block.least_norm * block.least_norm);
+  // Written so that NaN rules out nothing.
+  if (!(rest < 0.0f)) return INT32_MIN;
+  // Rounded down by more than the roundings above can have raised it.
+  const float least = -rest * (block.inverse_scale * query.inverse_slope) * (1.0f - 0x1p-16f);
+  return least < 0x1p30f ? static_cast<int32_t>(least) - 1 : INT32_MAX;
+}
+
+// Inlined into its callers, the loop would lose registers to them.
+template <int kQueries, int kBlocks, bool kFetch>
+[[gnu::noinline]] void scan_tile(const uint8_t* const* blocks, const uint8_t* const* next,
+                                 [[maybe_unused]] const BlockLimits* limits, int64_t n_blocks,
+                                 int64_t dim, const ScanQuery* queries, uint16_t* masks,
+                                 int32_t* dots) {
+  // Sums and rows are named by register, not by word: a word of several registers would be kept in
+  // memory.
+  constexpr int kRegisters = kBlocks * kWordRegisters;
+  SumRegister sum[kQueries][kRegisters];
+#pragma GCC unroll 8
+  for (int q = 0; q < kQueries; ++q) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRegisters; ++r) sum[q][r] = start_sum(queries[q].start);
+  }
+  const int64_t n_quads = quads(dim);
+  for (int64_t quad = 0; quad < n_quads; ++quad) {
+    CodesRegister rows[kRegisters];
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) {
+      if constexpr (kFetch) __builtin_prefetch(next[b] + 64 * quad);
+#pragma GCC unroll 4
+      for (int r = 0; r < kWordRegisters; ++r) {
+        rows[b * kWordRegisters + r] =
+            load_codes(blocks[b] + 64 * quad + r * sizeof(CodesRegister));
+      }
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < kQueries; ++q) {
+      const QueryCodes codes = broadcast_codes(queries[q].codes + 4 * quad);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRegisters; ++r) dot_codes(sum[q][r], rows[r], codes);
+    }
+  }
+#pragma GCC unroll 8
+  for (int q = 0; q < kQueries; ++q) {
+    uint32_t any = 0;
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) {
+      const SumRegister* sums = &sum[q][b * kWordRegisters];
+      uint32_t mask = 0;
+      // In the small tiles the test would cost the loop its registers.
+      bool is_open = true;
+      if constexpr (kQueries >= 4 && !kFetch) {
+        is_open = limits == nullptr || any_above(sums, ruled_out_dot(limits[b], queries[q]));
+      }
+      if (is_open) {
+        const float* meta = reinterpret_cast<const float*>(blocks[b] + block_codes_bytes(dim));
+        mask = kept_rows(meta, join(sums), queries[q]);
+      }
+      masks[q * n_blocks + b] = static_cast<uint16_t>(mask);
+      any |= mask;
+    }
+    if (any != 0) {
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b) {
+        store_int(dots + (q * n_blocks + b) * kBlockRows, join(&sum[q][b * kWordRegisters]));
+      }
+    }
+  }
+}
+
+template <int kQueries, bool kFetch>
+void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next,
+                  const BlockLimits* limits, int64_t n_blocks, int64_t dim,
+                  const ScanQuery* queries, uint16_t* masks, int32_t* dots) {
+  constexpr int kBlocks = tile_blocks(kQueries);
+  int64_t b = 0;
+  for (; b + kBlocks <= n_blocks; b += kBlocks) {
+    scan_tile<kQueries, kBlocks, kFetch>(blocks + b, next + b,
+                                         limits == nullptr ? nullptr : limits + b, n_blocks, dim,
+                                         queries, masks + b, dots + b * kBlockRows);
+  }
+  for (; b < n_blocks; ++b) {
+    scan_tile<kQueries, 1, kFetch>(blocks + b, next + b, limits == nullptr ? nullptr : limits + b,
+                                   n_blocks, dim, queries, masks + b, dots + b * kBlockRows);
+  }
+}
+
+void scan(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
+          const ScanQuery* queries, int64_t n_queries, uint16_t* masks, int32_t* dots) {
+  // Worth their making from a few queries on.
+  BlockLimits block_limits_of[kScanBlocks];
+  const BlockLimits* limits = nullptr;
+  if (n_queries >= 8) {
+    for (int64_t b = 0; b < n_blocks; ++b) block_limits_of[b] = block_limits(blocks[b], dim);
+    limits = block_limits_of;
+  }
+  const uint8_t* const* fetched = next == nullptr ? blocks : next;
+  int64_t q = 0;
+  const auto run = [&](auto count, auto fetch) {
+    constexpr int kQueries = decltype(count)::value;
+    scan_queries<kQueries, decltype(fetch)::value != 0>(blocks, fetched, limits, n_blocks, dim,
+                                                        queries + q, masks + q * n_blocks,
+                                                        dots + q * n_blocks * kBlockRows);
+    q += kQueries;
+  };
+  // The first tile of queries asks for the next blocks, and is a small one: their pointers cost
+  // registers.
+  if (next != nullptr) {
+    if (n_queries >= 4 && kTileQueries >= 4) {
+      if constexpr (kTileQueries >= 4) run(Count<4>{}, Count<1>{});
+    } else if (n_queries >= 2) {
+      run(Count<2>{}, Count<1>{});
+    } else {
+      run(Count<1>{}, Count<1>{});
+    }
+  }
+  while (n_queries - q >= kTileQueries) run(Count<kTileQueries>{}, Count<0>{});
+  if constexpr (kTileQueries > 4) {
+    if (n_queries - q >= 4) run(Count<4>{}, Count<0>{});
+  }
+  if (n_queries - q >= 2) run(Count<2>{}, Count<0>{});
+  if (n_queries - q >= 1) run(Count<1>{}, Count<0>{});
+}
+
+int64_t at_least(const float* values, int64_t n_blocks, float threshold, int32_t* out) {
+  const F32 least = broadcast(threshold);
+  int64_t n = 0;
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    // An infinite value at an infinite threshold gives NaN, which counts.
+    uint32_t mask = not_negative(sub(load(values + b * kBlockRows), least));
+    for (; mask != 0; mask &= mask - 1)
+      out[n++] = static_cast<int32_t>(b * kBlockRows + __builtin_ctz(mask));
+  }
+  return n;
+}
+
+void bounds(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQuery& query,
+            float* lower, float* upper) {
+  const float* meta = reinterpret_cast<const float*>(block + block_codes_bytes(dim));
+  const F32 scale = load(meta), error = load(meta + kBlockRows), norm = load(meta + 2 * kBlockRows);
+  F32 estimate = mul(mul(to_float(load_int(dots)), scale), broadcast(query.slope));
+  F32 bound =
+      add(mul(error, broadcast(query.error_weight)), mul(norm, broadcast(query.norm_weight)));
+  bound = add(bound, broadcast(query.underflow));
+  if (query.metric == Metric::kCosine) {
+    // A zero row's score is exactly 0, which the underflow term over the smallest normal number
+    // still contains.
+    const F32 product = max(mul(broadcast(query.norm), norm), broadcast(0x1p-126f));
+    estimate = div(estimate, product);
+    bound = div(bound, product);
+  } else if (query.metric == Metric::kL2) {
+    const F32 both = add(broadcast(query.norm), norm);
+    const F32 squares = add(mul(norm, norm), broadcast(query.norm * query.norm));
+    estimate = sub(add(estimate, estimate), squares);
+    bound = add(add(bound, bound), mul(broadcast(query.slack), mul(both, both)));
+  }
+  store(lower, sub(estimate, bound));
+  store(upper, add(estimate, bound));
+}
+
+}  // namespace
+}  // namespace memcore

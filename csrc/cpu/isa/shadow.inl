@@ -1,0 +1,203 @@
+// The int8 copies that the first pass reads: of rows, in blocks, and of queries.
+
+#include "kernels.h"
+
+namespace memcore {
+namespace {
+
+// The smallest float32 >= value, for value >= 0.
+float round_up(double value) {
+  float nearest = static_cast<float>(value);
+  if (static_cast<double>(nearest) < value) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &nearest, 4);
+    ++bits;
+    __builtin_memcpy(&nearest, &bits, 4);
+  }
+  return nearest;
+}
+
+// Below 2^-60 the products of the bounds could underflow.
+constexpr float kSmallest = 0x1p-60f;
+
+// The canonical dot of each row with itself, and its largest component.
+template <class Row, int kRows>
+void survey_rows(const void* const* rows, int64_t dim, float* squares, float* tops) {
+  using Item = typename Row::Item;
+  F32 sum[kRows], top[kRows];
+  for (int r = 0; r < kRows; ++r) sum[r] = top[r] = broadcast(0.0f);
+  int64_t i = 0;
+  for (; i + 16 <= dim; i += 16) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const F32 x = Row::load16(static_cast<const Item*>(rows[r]) + i);
+      sum[r] = add(sum[r], mul(x, x));
+      top[r] = max(top[r], abs(x));
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    if (i < dim) {
+      const F32 x = load_tail<Row>(static_cast<const Item*>(rows[r]) + i, dim - i);
+      sum[r] = add(sum[r], mul(x, x));
+      top[r] = max(top[r], abs(x));
+    }
+    squares[r] = fold(sum[r]);
+    tops[r] = max_lane(top[r]);
+  }
+}
+
+// The codes of 16 components, and the squares of what they leave out.
+Codes quantize16(const F32& x, float inverse, float step, F32& residual) {
+  const I32 codes = to_int(mul(x, broadcast(inverse)));
+  const F32 left = sub(x, mul(to_float(codes), broadcast(step)));
+  residual = add(residual, mul(left, left));
+  return pack_codes(codes);
+}
+
+// n_bytes of each of the first groups: where whole words would overwrite what lies beside them.
+void store_some(const Codes& first, const Codes& second, int64_t n_groups, uint64_t n_bytes,
+                uint8_t* to) {
+  uint8_t lines[4 * 64];
+  store_codes(first, second, lines);
+  for (int64_t g = 0; g < n_groups; ++g) __builtin_memcpy(to + 64 * g, lines + 64 * g, n_bytes);
+}
+
+// Writes the codes of one row, or of two side by side, from `to` on. residuals: the sums of squares
+// of what they leave out.
+template <class Row, int kRows>
+void quantize_rows(const void* const* rows, int64_t dim, const float* inverses, const float* steps,
+                   uint8_t* to, float* residuals) {
+  using Item = typename Row::Item;
+  const Item* row[kRows];
+  F32 residual[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    row[r] = static_cast<const Item*>(rows[r]);
+    residual[r] = broadcast(0.0f);
+  }
+  // Rows mostly lie side by side: those that come next are fetched meanwhile.
+  const int64_t row_bytes = dim * static_cast<int64_t>(sizeof(Item));
+  [[maybe_unused]] const int64_t ahead = 4 * row_bytes > 4096 ? 4 * row_bytes : 4096;
+  Codes codes[kRows];
+  int64_t i = 0;
+  for (; i + 16 <= dim; i += 16) {
+#pragma GCC unroll 2
+    for (int r = 0; r < kRows; ++r)
+      codes[r] = quantize16(Row::load16(row[r] + i), inverses[r], steps[r], residual[r]);
+    if constexpr (kRows == 2) {
+      __builtin_prefetch(reinterpret_cast<const char*>(row[0] + i) + ahead);
+      __builtin_prefetch(reinterpret_cast<const char*>(row[1] + i) + ahead);
+      store_codes(codes[0], codes[1], to + 16 * i);
+    } else {
+      store_some(codes[0], codes[0], 4, 4, to + 16 * i);
+    }
+  }
+  if (i < dim) {
+    for (int r = 0; r < kRows; ++r)
+      codes[r] =
+          quantize16(load_tail<Row>(row[r] + i, dim - i), inverses[r], steps[r], residual[r]);
+    store_some(codes[0], codes[kRows - 1], quads(dim - i), 4 * kRows, to + 16 * i);
+  }
+  for (int r = 0; r < kRows; ++r) residuals[r] = fold(residual[r]);
+}
+
+// Runs run(lane, count) over those of four lanes that have a row: pairs where both do.
+template <class Run>
+void each_pair(const void* const* rows, int first, Run&& run) {
+  for (int lane = first; lane < first + 4; lane += 2) {
+    if (rows[lane] != nullptr && rows[lane + 1] != nullptr) {
+      run(lane, Count<2>{});
+    } else if (rows[lane] != nullptr || rows[lane + 1] != nullptr) {
+      run(rows[lane] != nullptr ? lane : lane + 1, Count<1>{});
+    }
+  }
+}
+
+template <class Row>
+void shadow_block(const void* const* rows, int64_t dim, uint8_t* block) {
+  float squares[kBlockRows] = {}, tops[kBlockRows] = {}, residuals[kBlockRows] = {};
+  float scales[kBlockRows], inverses[kBlockRows];
+  // Four rows at a time are still near when they are read again, and enough to hide the divisions.
+  for (int first = 0; first < kBlockRows; first += 4) {
+    each_pair(rows, first, [&](int lane, auto count) {
+      survey_rows<Row, decltype(count)::value>(rows + lane, dim, squares + lane, tops + lane);
+    });
+    for (int lane = first; lane < first + 4; ++lane) {
+      scales[lane] = tops[lane] / 127.0f;
+      inverses[lane] = 127.0f / tops[lane];
+    }
+    each_pair(rows, first, [&](int lane, auto count) {
+      quantize_rows<Row, decltype(count)::value>(rows + lane, dim, inverses + lane, scales + lane,
+                                                 block + 4 * lane, residuals + lane);
+    });
+  }
+  const F32 top = load(tops), square = load(squares), norm = sqrt(square);
+
+  // docs/score.md, "The certificate". The last factor covers the roundings of this sum itself.
+  const double n = static_cast<double>(dim);
+  const F32 factor = broadcast(round_up(1 + (n / 16 + 8) * 0x1p-24));
+  const F32 underflow = broadcast(round_up(__builtin_sqrt(n) * 0x1p-74));
+  F32 error = add(mul(sqrt(load(residuals)), factor), mul(norm, broadcast(0x1p-21f)));
+  error = mul(add(error, underflow), broadcast(1 + 0x1p-20f));
+
+  // The least float32 above 1e36. NaN counts as beyond it.
+  const uint32_t is_large = not_negative(sub(square, broadcast(0x1.812f9ep119f)));
+  const uint32_t is_plain = not_negative(sub(top, broadcast(kSmallest))) & ~is_large;
+  float* meta = reinterpret_cast<float*>(block + block_codes_bytes(dim));
+  float errors[kBlockRows], norms[kBlockRows];
+  store(errors, error);
+  store(norms, norm);
+  for (int lane = 0; lane < kBlockRows; ++lane) {
+    if (rows[lane] == nullptr) continue;
+    if ((is_plain >> lane & 1) == 0) {
+      // Of the rows that the bounds do not reach, only a true zero row keeps a finite error.
+      scales[lane] = 0.0f;
+      errors[lane] = tops[lane] == 0.0f && squares[lane] == 0.0f ? 0.0f : __builtin_inff();
+      if ((is_large >> lane & 1) != 0) norms[lane] = 0.0f;
+      for (int64_t quad = 0; quad < quads(dim); ++quad)
+        __builtin_memset(block + 64 * quad + 4 * lane, 128, 4);
+    }
+    meta[lane] = scales[lane];
+    meta[kBlockRows + lane] = errors[lane];
+    meta[2 * kBlockRows + lane] = norms[lane];
+  }
+}
+
+void shadow_rows(const void* const* rows, DType dtype, int64_t dim, uint8_t* block) {
+  with_row_type(dtype, [=](auto row) { shadow_block<decltype(row)>(rows, dim, block); });
+}
+
+bool quantize_query(const float* query, int64_t dim, float norm, int8_t* codes, float* scale,
+                    float* error, int32_t* sum) {
+  const void* row = query;
+  float square, top;
+  survey_rows<Float32Row, 1>(&row, dim, &square, &top);
+  if (top < kSmallest) return false;
+  const float limit = static_cast<float>(kQueryLimit);
+  *scale = top / limit;
+  F32 residual = broadcast(0.0f);
+  int32_t total = 0;
+  for (int64_t i = 0; i < dim; i += 16) {
+    const int64_t n = dim - i < 16 ? dim - i : 16;
+    const F32 x = n == 16 ? load(query + i) : load_tail<Float32Row>(query + i, n);
+    const Codes word = quantize16(x, limit / top, *scale, residual);
+    uint8_t lines[4 * 64];
+    store_codes(word, word, lines);
+    for (int64_t g = 0; g < quads(n); ++g) {
+      for (int64_t j = 4 * g; j < 4 * g + 4; ++j) {
+        // Queries are signed: the offset of 128 comes off again.
+        codes[i + j] = static_cast<int8_t>(lines[60 * g + j] ^ 128);
+        total += codes[i + j];
+      }
+    }
+  }
+  // As for rows.
+  const double d = static_cast<double>(dim);
+  *error =
+      round_up(__builtin_sqrt(static_cast<double>(fold(residual))) * (1 + (d / 16 + 8) * 0x1p-24) +
+               0x1p-21 * static_cast<double>(norm) + __builtin_sqrt(d) * 0x1p-74);
+  *sum = total;
+  return true;
+}
+
+}  // namespace
+}  // namespace memcore
