@@ -15,6 +15,7 @@ from memcore.errors import (
 from memcore.hits import Hits
 from memcore.ops.search import search, search_ragged
 from memcore.ops.topk import topk
+from memcore.queue import Queue
 
 __all__ = [
     "Arena",
@@ -25,6 +26,7 @@ __all__ = [
     "InputError",
     "Mark",
     "NotFoundError",
+    "Queue",
     "Rows",
     "ShapeError",
     "StoreError",

@@ -84,6 +84,26 @@ def floats(op: str, name: str, array: Any) -> NDArray[np.float32]:
     return view.astype(np.float32, copy=False)
 
 
+def reals(op: str, name: str, array: Any) -> NDArray[Any]:
+    """As `vectors`, but arrays of float64 stay what they are. bfloat16 is a view as uint16."""
+    if isinstance(array, np.ndarray) or _torch_of(array) is not None:
+        view, is_bfloat16 = _host(op, name, array)
+        if not is_bfloat16 and view.dtype == np.float64:
+            return view
+    return vectors(op, name, array)[0]
+
+
+def differentiates(*given: Any) -> bool:
+    """Whether torch must see this call: one of these tensors needs a gradient, or it is traced."""
+    torch: Any = sys.modules.get("torch")
+    if not hasattr(torch, "Tensor"):
+        return False
+    tensors = [array for array in given if isinstance(array, torch.Tensor)]
+    if torch.compiler.is_compiling():
+        return bool(tensors)
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def ints(op: str, name: str, array: Any) -> NDArray[np.int64]:
     """Any array of whole numbers as int64; bools and floats are refused."""
     if array.__class__ is np.ndarray and array.dtype is _INT64:

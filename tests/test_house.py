@@ -33,6 +33,8 @@ LAYERS = [
     {"reference", "_core", "kernels"},
     {"backends"},
     {"ops"},
+    {"slots"},
+    {"queue"},
     {"text"},
     {"bank"},
     {""},
