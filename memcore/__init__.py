@@ -4,6 +4,7 @@ from typing import Any
 
 from memcore.backends import explain, isa, isas, set_isa, set_threads, threads
 from memcore.bank import Arena, Bank, Mark, Rows
+from memcore.codebook import Codebook
 from memcore.errors import (
     BackendError,
     DtypeError,
@@ -21,6 +22,7 @@ __all__ = [
     "Arena",
     "BackendError",
     "Bank",
+    "Codebook",
     "DtypeError",
     "Hits",
     "InputError",

@@ -39,6 +39,31 @@ def search(
     ids: _Ints,
 ) -> None: ...
 def topk(scores: NDArray[Any], k: int | _Ints, best: _Floats, ids: _Ints) -> None: ...
+def assign(rows: NDArray[Any], codewords: NDArray[Any], codes: _Ints, scores: _Floats) -> None: ...
+def codebook_sums(
+    rows: NDArray[Any], codes: _Ints, n_codes: int, counts: _Ints, sums: _Floats
+) -> None: ...
+def codebook_ema(
+    batch_sums: _Floats,
+    sums: _Floats,
+    decay: float,
+    divisors: _Floats,
+    running: _Floats,
+    codewords: _Floats,
+) -> None: ...
+def decode(codes: _Ints, codewords: _Floats, rows: _Floats) -> None: ...
+def pack_codes(codes: _Ints, n_bits: int, packed: NDArray[np.uint8]) -> None: ...
+def unpack_codes(packed: NDArray[np.uint8], n: int, n_bits: int, codes: _Ints) -> None: ...
+def search_codes(
+    queries: NDArray[Any],
+    codes: NDArray[Any],
+    codewords: _Floats,
+    k: int | _Ints,
+    metric: str,
+    squares: _Floats | None,
+    scores: _Floats,
+    ids: _Ints,
+) -> None: ...
 def attend(
     queries: NDArray[Any],
     keys: NDArray[Any],

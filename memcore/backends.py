@@ -26,13 +26,7 @@ def _search_reference(
     *values, _, scores, ids = options
     names = ("metric", "mask", "candidates", "scale", "bias", "min_score", "max_score")
     named = dict(zip(names, values, strict=True))
-    # False for NaN too.
-    sound = reference.squares(reference.widen(queries)) <= reference.MAX_SQUARE
-    if not sound.all():
-        raise InputError(
-            f"search: queries row {sound.argmin()} is not finite or too large, "
-            "should be finite with a squared norm of at most 1e36"
-        )
+    _check_queries("search", queries)
     if offsets is None:
         hits = reference.search(queries, keys, k, **named)
     else:
@@ -40,20 +34,88 @@ def _search_reference(
     scores[...], ids[...] = hits
 
 
+def _check_queries(op: str, queries: Any) -> None:
+    # False for NaN too.
+    sound = reference.squares(reference.widen(queries)) <= reference.MAX_SQUARE
+    if not sound.all():
+        raise InputError(
+            f"{op}: queries row {sound.argmin()} is not finite or too large, "
+            "should be finite with a squared norm of at most 1e36"
+        )
+
+
 def _topk_reference(scores_in: Any, k: Any, scores: Any, ids: Any) -> None:
     """`reference.topk` behind the parameters of `_core.topk`."""
     scores[...], ids[...] = reference.topk(scores_in, k)
+
+
+def _assign_reference(rows: Any, codewords: Any, codes: Any, scores: Any) -> None:
+    """`reference.assign` behind the parameters of `_core.assign`."""
+    _check_queries("assign", rows)
+    codes[...], scores[...] = reference.assign(rows, codewords)
+
+
+def _codebook_sums_reference(rows: Any, codes: Any, n_codes: int, counts: Any, sums: Any) -> None:
+    """`reference.codebook_sums` behind the parameters of `_core.codebook_sums`."""
+    counts[...], sums[...] = reference.codebook_sums(rows, codes, n_codes)
+
+
+def _codebook_ema_reference(
+    batch_sums: Any, sums: Any, decay: float, divisors: Any, running: Any, codewords: Any
+) -> None:
+    """`reference.codebook_ema` behind the parameters of `_core.codebook_ema`."""
+    running[...], codewords[...] = reference.codebook_ema(batch_sums, sums, decay, divisors)
+
+
+def _decode_reference(codes: Any, codewords: Any, rows: Any) -> None:
+    """`reference.decode` behind the parameters of `_core.decode`."""
+    rows[...] = reference.decode(codes, codewords)
+
+
+def _pack_codes_reference(codes: Any, n_bits: int, packed: Any) -> None:
+    """`reference.pack_codes` behind the parameters of `_core.pack_codes`."""
+    packed[...] = reference.pack_codes(codes, n_bits)
+
+
+def _unpack_codes_reference(packed: Any, n: int, n_bits: int, codes: Any) -> None:
+    """`reference.unpack_codes` behind the parameters of `_core.unpack_codes`."""
+    codes[...] = reference.unpack_codes(packed, n, n_bits)
+
+
+def _search_codes_reference(
+    queries: Any, codes: Any, codewords: Any, k: Any, metric: str, squares: Any, *hits: Any
+) -> None:
+    """`reference.search_codes` behind the parameters of `_core.search_codes`."""
+    _check_queries("search_codes", queries)
+    scores, ids = hits
+    scores[...], ids[...] = reference.search_codes(
+        queries, codes, codewords, k, metric=metric, squares=squares
+    )
 
 
 _CPU: dict[str, Runner] = {
     "search": _core.search,
     "search_ragged": _core.search,
     "topk": _core.topk,
+    "assign": _core.assign,
+    "codebook_ema": _core.codebook_ema,
+    "codebook_sums": _core.codebook_sums,
+    "decode": _core.decode,
+    "pack_codes": _core.pack_codes,
+    "search_codes": _core.search_codes,
+    "unpack_codes": _core.unpack_codes,
 }
 _REFERENCE: dict[str, Runner] = {
     "search": _search_reference,
     "search_ragged": _search_reference,
     "topk": _topk_reference,
+    "assign": _assign_reference,
+    "codebook_ema": _codebook_ema_reference,
+    "codebook_sums": _codebook_sums_reference,
+    "decode": _decode_reference,
+    "pack_codes": _pack_codes_reference,
+    "search_codes": _search_codes_reference,
+    "unpack_codes": _unpack_codes_reference,
 }
 _ENGINES: dict[str, dict[str, Runner]] = {"cpu": _CPU, "reference": _REFERENCE}
 _ABSENT = ("triton", "cuda")

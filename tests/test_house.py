@@ -35,6 +35,7 @@ LAYERS = [
     {"ops"},
     {"slots"},
     {"queue"},
+    {"codebook"},
     {"text"},
     {"bank"},
     {""},

@@ -35,6 +35,7 @@ PYBIND11_MODULE(_core, m) {
   memcore::register_engine(m);
   memcore::register_search(m);
   memcore::register_attend(m);
+  memcore::register_codebook(m);
   memcore::register_pages(m);
   memcore::register_text(m);
   memcore::register_probe(m);

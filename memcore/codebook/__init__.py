@@ -1,0 +1,6 @@
+"""Codebooks: vectors as codes, learned at once or online."""
+
+from memcore.codebook.book import Codebook
+from memcore.codebook.step import Exchange
+
+__all__ = ["Codebook", "Exchange"]

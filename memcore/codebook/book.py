@@ -1,0 +1,370 @@
+"""Codebook: vector, product and residual quantisation that learns online and does not collapse."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore import arrays
+from memcore.codebook.step import Alone, Exchange, Rules, State, assign_level, columns, learn
+from memcore.errors import DtypeError, InputError, ShapeError
+from memcore.hits import Hits
+from memcore.ops import codebook as ops
+from memcore.ops.kmeans import kmeans
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+# Rows that fit looks at, for each code: more change the means very little.
+_FIT_ROWS_PER_CODE = 256
+
+_THRESHOLDS = {"worst": 0.1, "mbc": 1e-4}
+_QUOTA = 16
+
+
+class Codebook:
+    """A codebook of n_codes codewords in each of n_levels x n_subspaces parts.
+
+    One level and one subspace are vector quantisation; more subspaces quantise each part of a
+    vector by itself (product quantisation, Jégou et al. 2011), more levels quantise what the levels
+    before leave (residual quantisation, Chen et al. 2010).
+
+    A call that raises has changed nothing. A book is pickled and copied with all it knows; threads
+    may read it while one writes.
+
+    Attributes:
+        n_codes: codewords in each part.
+        dim: components of a vector.
+        n_subspaces: parts that a vector is cut into; dim is a multiple of it.
+        n_levels: times that a vector is quantised.
+
+    Example:
+        >>> import memcore, numpy as np
+        >>> rows = np.random.default_rng(0).standard_normal((1000, 8), np.float32)
+        >>> book = memcore.Codebook(16, 8, n_subspaces=2)
+        >>> book.fit(rows, seed=0)
+        >>> codes = book.quantize(rows)
+        >>> codes.shape, book.dequantize(codes).shape, book.pack(codes).nbytes
+        ((1000, 2), (1000, 8), 1000)
+    """
+
+    def __init__(
+        self,
+        n_codes: int,
+        dim: int,
+        n_subspaces: int = 1,
+        n_levels: int = 1,
+        *,
+        learn: str = "ema",
+        decay: float = 0.99,
+        smoothing: float = 1e-5,
+        rate: float = 0.1,
+        reset: str | None = "worst",
+        reset_threshold: float | None = None,
+        reset_quota: int = _QUOTA,
+        seed: int = 0,
+    ) -> None:
+        """Make an empty book: `fit` it, or `update` it, which starts from its first rows.
+
+        Args:
+            n_codes: codewords in each part, at least 1.
+            dim: components of a vector.
+            n_subspaces: parts of a vector, a divisor of dim.
+            n_levels: levels of residuals.
+            learn: how `update` learns. "ema": codewords are running means of their rows, with
+                Laplace smoothing (van den Oord et al. 2017, arXiv:1711.00937, A.1). "gradient": a
+                step of `rate` towards the mean of the batch's rows.
+            decay: what running counts and sums keep of themselves at each update.
+            smoothing: the Laplace constant, above 0.
+            rate: of learn="gradient", from 0 to 1.
+            reset: what becomes of dead codes. "worst": a code whose usage is below reset_threshold
+                times the mean takes one of the worst-quantised rows of the batch, at most
+                reset_quota a part and update. "mbc": a code whose usage is below reset_threshold
+                (1e-4, not relative) takes a random row of the batch, without quota, as the public
+                code of MBC does. None: nothing.
+            reset_threshold: 0.1 for "worst", 1e-4 for "mbc" if None.
+            reset_quota: of "worst".
+            seed: of the random rows of "mbc".
+
+        Raises:
+            InputError, DtypeError: a number out of its range, or not of its type.
+        """
+        sizes = {"n_codes": n_codes, "dim": dim, "n_subspaces": n_subspaces, "n_levels": n_levels}
+        for name, value in sizes.items():
+            _check_size(name, value)
+        if dim % n_subspaces:
+            raise InputError(f"Codebook: n_subspaces is {n_subspaces}, should divide dim, {dim}")
+        if n_codes > 1 << 31:
+            raise InputError(f"Codebook: n_codes is {n_codes}, should be at most 2^31")
+        if learn not in ("ema", "gradient"):
+            raise InputError(f"Codebook: learn is {learn!r}, should be 'ema' or 'gradient'")
+        if reset is not None and reset not in _THRESHOLDS:
+            raise InputError(f"Codebook: reset is {reset!r}, should be 'worst', 'mbc' or None")
+        if isinstance(reset_quota, bool) or not isinstance(reset_quota, (int, np.integer)):
+            raise DtypeError(f"Codebook: reset_quota is {reset_quota!r}, should be an int")
+        if reset_quota < 0:
+            raise InputError(f"Codebook: reset_quota is {reset_quota}, should be at least 0")
+        if reset_threshold is None:
+            reset_threshold = _THRESHOLDS.get(reset or "", 0.0)
+        for name, number in {"decay": decay, "rate": rate}.items():
+            if not 0 <= number <= 1:
+                raise InputError(f"Codebook: {name} is {number}, should be from 0 to 1")
+        if not 0 < smoothing < np.inf:
+            raise InputError(f"Codebook: smoothing is {smoothing}, should be above 0")
+        if not 0 <= reset_threshold < np.inf:
+            raise InputError(
+                f"Codebook: reset_threshold is {reset_threshold}, should be at least 0"
+            )
+        self.n_codes, self.dim = int(n_codes), int(dim)
+        self.n_subspaces, self.n_levels = int(n_subspaces), int(n_levels)
+        self.rules = Rules(learn, decay, smoothing, rate, reset, reset_threshold, int(reset_quota))
+        self._rng = np.random.default_rng(seed)
+        parts = (self.n_levels, self.n_subspaces, self.n_codes)
+        words = np.zeros((*parts, self.dim // self.n_subspaces), np.float32)
+        self._state = State(words, words, np.zeros(parts), np.zeros(self.n_levels, np.int64))
+
+    @property
+    def codewords(self) -> Floats:
+        """(n_levels, n_subspaces, n_codes, sub_dim) float32; never written to, but replaced."""
+        return self._state.codewords
+
+    @property
+    def usage(self) -> NDArray[np.float64]:
+        """The running count of rows a batch, (n_levels, n_subspaces, n_codes)."""
+        return self._state.usage
+
+    @property
+    def version(self) -> int:
+        """Counts the changes of the codewords."""
+        return self._state.version
+
+    @property
+    def n_parts(self) -> int:
+        """Codes of one vector: n_levels * n_subspaces."""
+        return self.n_levels * self.n_subspaces
+
+    @property
+    def n_bits(self) -> int:
+        """Bits of a packed code: ceil(log2(n_codes)), at least 1."""
+        return max(1, (self.n_codes - 1).bit_length())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codewords."""
+        return self._state.codewords.nbytes
+
+    @property
+    def code_dtype(self) -> np.dtype[Any]:
+        """The smallest dtype that holds a code: uint8, uint16 or uint32."""
+        return np.dtype(np.min_scalar_type(self.n_codes - 1))
+
+    def fit(self, vectors: Any, *, n_iterations: int = 10, seed: int = 0) -> None:
+        """Forget everything and learn by k-means, level after level.
+
+        Args:
+            vectors: (n, dim), at least one row; of more than 256 rows a code, that many are drawn.
+            n_iterations: of Lloyd, at most, after k-means++ seeding.
+            seed: of the draws.
+
+        Raises:
+            As `update`; InputError: no rows.
+        """
+        rows = self._rows("fit", vectors)
+        if not len(rows):
+            raise InputError("fit: vectors has no rows, should have at least 1")
+        rng = np.random.default_rng(seed)
+        n_most = _FIT_ROWS_PER_CODE * self.n_codes
+        if len(rows) > n_most:
+            rows = rows[np.sort(rng.choice(len(rows), n_most, replace=False))]
+        state = self._state
+        words, sums = np.empty_like(state.codewords), np.empty_like(state.codewords)
+        usage = np.empty_like(state.usage)
+        with _named("fit"):
+            for level in range(self.n_levels):
+                codes = np.empty((len(rows), self.n_subspaces), np.int64)
+                for s in range(self.n_subspaces):
+                    own = rows[:, columns(state, s)]
+                    words[level, s], usage[level, s], sums[level, s] = kmeans(
+                        own, self.n_codes, rng, n_iterations=n_iterations
+                    )
+                    codes[:, s], _ = ops.assign(own, words[level, s])
+                if level + 1 < self.n_levels:
+                    rows = rows - ops.decode(codes, words[level : level + 1])
+        full = np.full(self.n_levels, self.n_codes)
+        self._state = State(words, sums, usage, full, state.version + 1)
+
+    def quantize(self, vectors: Any) -> Any:
+        """The codes of vectors.
+
+        Args:
+            vectors: (n, dim) numbers, or (dim,) for one; finite, with norms up to 1e18.
+
+        Returns:
+            (n, n_parts) int64, level after level, in the library of vectors: in each part the
+            nearest codeword, equal distances to the smaller code.
+
+        Raises:
+            ShapeError, DtypeError: vectors that do not fit, or are no numbers.
+            InputError: a vector with NaN, Inf or a norm above 1e18 (the first is named); a book
+                that is empty.
+        """
+        return arrays.like(vectors, self._quantize("quantize", self._rows("quantize", vectors)))
+
+    def dequantize(self, codes: Any) -> Any:
+        """The vectors that codes (n, n_parts) stand for: (n, dim) float32."""
+        named = self._codes("dequantize", codes)
+        return arrays.like(codes, ops.decode(named, self._state.codewords))
+
+    def update(self, vectors: Any, *, exchange: Exchange | None = None) -> Any:
+        """Learn from a batch.
+
+        A book that is empty, or not full yet, first takes codewords from the first rows of the
+        batch (in later levels, of the rows that no level before took).
+
+        Args:
+            vectors: (n, dim) numbers, or (dim,) for one; finite, with norms up to 1e18.
+            exchange: puts the batches of several ranks together; all ranks learn the same.
+
+        Returns:
+            The codes of the vectors before the step, (n, n_parts) int64.
+
+        Raises:
+            As `quantize`, but for the empty book.
+        """
+        codes, _, self._state = self._learned("update", vectors, exchange)
+        return arrays.like(vectors, codes)
+
+    def search(self, queries: Any, codes: Any, k: Any = 10, *, metric: str = "dot") -> Hits:
+        """Find the k best of the rows that codes stand for, by lookup tables.
+
+        Args:
+            queries: (n_queries, dim) numbers, or (dim,) for one.
+            codes: (n, n_parts) ints, as `quantize` gives them; in `code_dtype` they are searched
+                where they lie.
+            k: an int, or one per query.
+            metric: "dot" or "l2".
+
+        Returns:
+            Hits (n_queries, k); ids are positions in codes. See `memcore.ops.codebook.search_codes`
+            for what a score is.
+        """
+        named = self._compact("search", codes)
+        squares = None
+        if metric == "l2" and self.n_levels > 1:
+            squares = self._squares(named)
+        words = self._state.codewords
+        try:
+            return ops.search_codes(queries, named, words, k, metric=metric, squares=squares)
+        except (InputError, ShapeError, DtypeError) as error:
+            raise type(error)(str(error).replace("search_codes:", "search:")) from None
+
+    def pack(self, codes: Any) -> NDArray[np.uint8]:
+        """Codes (n, n_parts) as a stream of n_bits each: (ceil(n * n_parts * n_bits / 8),)."""
+        return ops.pack_codes(self._codes("pack", codes), self.n_bits)
+
+    def unpack(self, packed: Any, n: int) -> Ints:
+        """The codes (n, n_parts) of a stream that `pack` made."""
+        return ops.unpack_codes(packed, n * self.n_parts, self.n_bits).reshape(n, self.n_parts)
+
+    def counts(self, codes: Any) -> Ints:
+        """How many rows have each code: (n_levels, n_subspaces, n_codes) int64."""
+        named = self._codes("counts", codes)
+        each = [np.bincount(part, minlength=self.n_codes) for part in named.T]
+        return np.reshape(each, (self.n_levels, self.n_subspaces, self.n_codes))
+
+    def perplexity(self, codes: Any = None) -> NDArray[np.float64]:
+        """How many codes are in use: exp of the entropy, (n_levels, n_subspaces).
+
+        Args:
+            codes: (n, n_parts) whose codes are counted; without them, the running usage.
+        """
+        weights = self._state.usage if codes is None else self.counts(codes).astype(np.float64)
+        total = weights.sum(-1, keepdims=True)
+        share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+        logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+        return np.where(total[..., 0] > 0, np.exp(-(share * logs).sum(-1)), 0.0)
+
+    def copy(self) -> "Codebook":
+        """A book that knows the same and learns by itself from then on."""
+        copy = object.__new__(Codebook)
+        copy.__dict__.update(self.__dict__)
+        copy._rng = np.random.default_rng()
+        copy._rng.bit_generator.state = self._rng.bit_generator.state
+        return copy
+
+    __copy__ = copy
+
+    def _learned(
+        self, op: str, vectors: Any, exchange: Exchange | None
+    ) -> tuple[Ints, Floats, State]:
+        """As `learn`, without learning it yet."""
+        state, rows = self._state, self._rows(op, vectors)
+        if not len(rows) and exchange is None:
+            return np.empty((0, self.n_parts), np.int64), state.codewords, state
+        with _named(op):
+            return learn(state, self.rules, rows, self._rng, exchange or Alone())
+
+    def _quantize(self, op: str, rows: NDArray[Any]) -> Ints:
+        state = self._state
+        if not state.n_seeded[0]:
+            raise InputError(f"{op}: the book is empty, should be fitted or updated first")
+        codes = np.empty((len(rows), self.n_parts), np.int64)
+        with _named(op):
+            for level in range(self.n_levels):
+                of_level = codes[:, level * self.n_subspaces : (level + 1) * self.n_subspaces]
+                of_level[:], _ = assign_level(state, rows, level)
+                if level + 1 < self.n_levels:
+                    rows = rows - ops.decode(of_level, state.codewords[level : level + 1])
+        return codes
+
+    def _rows(self, op: str, vectors: Any) -> NDArray[Any]:
+        rows, dtype = arrays.vectors(op, "vectors", vectors)
+        if rows.ndim == 1:
+            rows = rows[None]
+        if rows.ndim != 2 or rows.shape[1] != self.dim:
+            raise ShapeError(f"{op}: vectors has shape {rows.shape}, should be (n, {self.dim})")
+        # Residuals are float32; so is what a single level reads, but where it lies.
+        if dtype != "float32" and self.n_levels > 1:
+            rows = arrays.floats(op, "vectors", vectors).reshape(rows.shape)
+        return rows
+
+    def _codes(self, op: str, codes: Any) -> Ints:
+        named = arrays.ints(op, "codes", codes)
+        if named.ndim != 2 or named.shape[1] != self.n_parts:
+            raise ShapeError(f"{op}: codes has shape {named.shape}, should be (n, {self.n_parts})")
+        ops.check_codes(op, named, self.n_codes)
+        return named
+
+    def _compact(self, op: str, codes: Any) -> NDArray[Any]:
+        """Codes in the smallest dtype."""
+        if isinstance(codes, np.ndarray) and codes.dtype == self.code_dtype and codes.ndim == 2:
+            return codes
+        return self._codes(op, codes).astype(self.code_dtype)
+
+    def _squares(self, codes: NDArray[Any]) -> Floats:
+        """The canonical square of each decoded row, a few thousand rows at a time."""
+        squares = np.empty(len(codes), np.float32)
+        zeros = np.zeros((1, self.dim), np.float32)
+        for begin in range(0, len(codes), 1 << 14):
+            part = slice(begin, begin + (1 << 14))
+            rows = ops.decode(codes[part].astype(np.int64), self._state.codewords)
+            squares[part] = -ops.assign(rows, zeros)[1]
+        return squares
+
+
+@contextmanager
+def _named(op: str) -> Iterator[None]:
+    """Errors of `assign`, in the words of a book's verb."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("assign: rows", f"{op}: vectors")) from None
+
+
+def _check_size(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise DtypeError(f"Codebook: {name} is {value!r}, should be an int")
+    if value < 1:
+        raise InputError(f"Codebook: {name} is {value}, should be at least 1")

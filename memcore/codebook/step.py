@@ -1,0 +1,207 @@
+"""What a codebook knows, and what a batch of rows teaches it."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore.ops import codebook as ops
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+class Exchange(Protocol):
+    """How ranks that train one book together put their batches together."""
+
+    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The sum of an array over all ranks."""
+
+    def gather(self, array: NDArray[Any]) -> list[NDArray[Any]]:
+        """The arrays of all ranks, in the order of the ranks; their lengths may differ."""
+
+
+class Alone:
+    """The exchange of a process that trains by itself."""
+
+    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array."""
+        return array
+
+    def gather(self, array: NDArray[Any]) -> list[NDArray[Any]]:
+        """The array alone."""
+        return [array]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a book knows. Its arrays are replaced, never written to, so that copies share them.
+
+    Attributes:
+        codewords: (n_levels, n_subspaces, n_codes, sub_dim) float32.
+        sums: the same shape, the running sums whose means the codewords are.
+        usage: (n_levels, n_subspaces, n_codes) float64, the running count of rows a batch.
+        n_seeded: (n_levels,) int64: codewords from there on are still empty.
+        version: counts the changes of the codewords.
+    """
+
+    codewords: Floats
+    sums: Floats
+    usage: NDArray[np.float64]
+    n_seeded: Ints
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a book learns: the options of `Codebook`, which says what they mean."""
+
+    learn: str
+    decay: float
+    smoothing: float
+    rate: float
+    reset: str | None
+    reset_threshold: float
+    reset_quota: int
+
+
+def columns(state: State, subspace: int) -> slice:
+    """The components of a vector that a subspace has."""
+    sub_dim = state.codewords.shape[3]
+    return slice(subspace * sub_dim, (subspace + 1) * sub_dim)
+
+
+def assign_level(state: State, rows: NDArray[Any], level: int) -> tuple[Ints, Floats]:
+    """Codes and scores (n, n_subspaces) of one level; a level without seeds has one code, zeros."""
+    n_subspaces = state.codewords.shape[1]
+    codes = np.empty((len(rows), n_subspaces), np.int64)
+    scores = np.empty((len(rows), n_subspaces), np.float32)
+    words = state.codewords[level, :, : max(1, int(state.n_seeded[level]))]
+    for s in range(n_subspaces):
+        codes[:, s], scores[:, s] = ops.assign(rows[:, columns(state, s)], words[s])
+    return codes, scores
+
+
+def learn(
+    state: State,
+    rules: Rules,
+    rows: NDArray[Any],
+    rng: "np.random.Generator",
+    exchange: Exchange,
+) -> tuple[Ints, Floats, State]:
+    """What a batch of rows (n, dim) teaches.
+
+    Returns:
+        The codes (n, n_levels * n_subspaces), the codewords that they are codes of, and the next
+        state. Nothing given is changed.
+    """
+    n_levels, n_subspaces, _, _ = state.codewords.shape
+    n_all = int(exchange.sum(np.array([len(rows)]))[0])
+    codes = np.empty((len(rows), n_levels, n_subspaces), np.int64)
+    seeded = state
+    words, sums = np.empty_like(state.codewords), np.empty_like(state.sums)
+    usage = np.empty_like(state.usage)
+    n_taken = 0
+    for level in range(n_levels):
+        seeded, n_more = _seed(seeded, level, rows, n_taken, n_all, exchange)
+        n_taken += n_more
+        codes[:, level], scores = assign_level(seeded, rows, level)
+        for s in range(n_subspaces):
+            part = level, s
+            own = rows[:, columns(state, s)]
+            words[part], sums[part], usage[part] = _moved(
+                seeded, part, rules, own, codes[:, level, s], exchange
+            )
+            n_seeded = int(seeded.n_seeded[level])
+            fresh, dead = _replacements(
+                rules, own, scores[:, s], usage[part][:n_seeded], rng, exchange
+            )
+            mean = usage[part][:n_seeded].mean() if n_seeded else 0.0
+            words[part][dead], usage[part][dead] = fresh, mean
+            sums[part][dead] = fresh * np.float32(mean)
+        if level + 1 < n_levels:
+            rows = rows - ops.decode(codes[:, level], seeded.codewords[level : level + 1])
+    after = State(words, sums, usage, seeded.n_seeded, state.version + 1)
+    return codes.reshape(len(codes), -1), seeded.codewords, after
+
+
+def _seed(
+    state: State, level: int, rows: NDArray[Any], n_taken: int, n_all: int, exchange: Exchange
+) -> tuple[State, int]:
+    """Take codewords of a level that is not full from rows n_taken …; and how many rows of ours."""
+    n_codes = state.codewords.shape[2]
+    begin = int(state.n_seeded[level])
+    if begin == n_codes:
+        return state, 0
+    mine = ops.widened(rows[n_taken : n_taken + n_codes - begin])
+    fresh = np.concatenate(exchange.gather(mine))[: n_codes - begin]
+    end = begin + len(fresh)
+    words, sums, usage = state.codewords.copy(), state.sums.copy(), state.usage.copy()
+    n_seeded = state.n_seeded.copy()
+    n_seeded[level] = end
+    # As if each had its share of this batch.
+    share = n_all / n_codes
+    for s in range(words.shape[1]):
+        words[level, s, begin:end] = fresh[:, columns(state, s)]
+        sums[level, s, begin:end] = words[level, s, begin:end] * np.float32(share)
+    usage[level, :, begin:end] = share
+    return State(words, sums, usage, n_seeded, state.version), len(mine)
+
+
+def _moved(
+    state: State,
+    part: tuple[int, int],
+    rules: Rules,
+    rows: NDArray[Any],
+    codes: Ints,
+    exchange: Exchange,
+) -> tuple[Floats, Floats, NDArray[np.float64]]:
+    """The codewords, sums and usage of a part after its rows (n, sub_dim) were learned."""
+    words, sums, usage = state.codewords[part], state.sums[part], state.usage[part]
+    counts, batch = ops.codebook_sums(rows, codes, len(words))
+    counts, batch = exchange.sum(counts), exchange.sum(batch)
+    usage = rules.decay * usage + (1 - rules.decay) * counts
+    if rules.learn == "gradient":
+        used = np.flatnonzero(counts)
+        moved = words.copy()
+        means = batch[used] / counts[used, None].astype(np.float32)
+        moved[used] += np.float32(rules.rate) * (means - moved[used])
+        return moved, sums, usage
+    total = usage.sum()
+    smoothed = (usage + rules.smoothing) / (total + len(usage) * rules.smoothing) * total
+    running, moved = ops.codebook_ema(batch, sums, rules.decay, smoothed.astype(np.float32))
+    return moved, running, usage
+
+
+def _replacements(
+    rules: Rules,
+    rows: NDArray[Any],
+    scores: Floats,
+    usage: NDArray[np.float64],
+    rng: "np.random.Generator",
+    exchange: Exchange,
+) -> tuple[Floats, Ints]:
+    """Rows (m, sub_dim) to put in the place of codes, and the codes, least used first."""
+    dead: Ints = np.empty(0, np.int64)
+    if rules.reset is not None and len(usage):
+        limit = rules.reset_threshold * (usage.mean() if rules.reset == "worst" else 1.0)
+        dead = np.flatnonzero(usage < limit)
+        dead = dead[np.argsort(usage[dead], kind="stable")]
+        if rules.reset == "worst":
+            dead = dead[: rules.reset_quota]
+    # Usage is the same on all ranks, so all come here or none.
+    if not dead.size:
+        return np.empty((0, rows.shape[1]), np.float32), dead
+    if rules.reset == "worst":
+        chosen = np.argsort(scores, kind="stable")[: dead.size]
+        # A row that is its codeword would only make a second one of it.
+        chosen = chosen[scores[chosen] < 0]
+    else:
+        chosen = rng.permutation(len(rows))[: dead.size]
+    fresh = np.concatenate(exchange.gather(ops.widened(rows[chosen])))
+    if rules.reset == "worst":
+        order = np.argsort(np.concatenate(exchange.gather(scores[chosen])), kind="stable")
+        fresh = fresh[order]
+    n = min(len(fresh), len(dead))
+    return fresh[:n], dead[:n]
