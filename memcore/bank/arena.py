@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import _core, arrays
+from memcore import arrays
+from memcore.bank import coded, shapes
 from memcore.bank import fields as fields_
-from memcore.bank import shapes
 from memcore.bank.fields import Schema
 from memcore.bank.mark import Mark, Rows
 from memcore.bank.payloads import Tables
 from memcore.bank.where import Program, compile_all
+from memcore.codebook import Codebook
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
@@ -63,6 +64,7 @@ class Arena:
         dtype: str = "float32",
         device: str = "cpu",
         fields: Mapping[str, Any] | None = None,
+        codebook: Codebook | None = None,
     ) -> None:
         """Make an arena without banks.
 
@@ -73,6 +75,8 @@ class Arena:
             device: "cpu".
             fields: the kind of each field by name: "int64", "float64", "bool", "str" or "tags" (a
                 list of str); int, float, bool, str and list mean the same.
+            codebook: keep codes of this book, as it is now, in the place of vectors; `get` gives,
+                and `search` scores, what they stand for.
         """
         if device != "cpu":
             raise BackendError(f"Arena: device is {device!r}, should be 'cpu'")
@@ -89,7 +93,7 @@ class Arena:
         self.dtype = dtype
         self._schema = Schema("Arena", fields)
         self._no_cells: list[Ints | None] = [None] * len(self._schema.columns)
-        self._pages = _core.Pages(self.dim, dtype, metric, self._schema.columns)
+        self._pages = coded.pages(codebook, self.dim, dtype, metric, self._schema.columns)
         self._tables = Tables(self._pages, self._schema.interned)
 
     @property

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import arrays
+from memcore.bank import coded
 from memcore.bank.arena import Arena
 from memcore.bank.fields import infer
 from memcore.bank.mark import Mark, Rows
+from memcore.codebook import Codebook
 from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.hits import Hits
 
@@ -58,6 +60,7 @@ class Bank:
         dtype: str = "float32",
         fields: Mapping[str, Any] | None = None,
         embed: Embed | None = None,
+        codebook: Codebook | None = None,
     ) -> None:
         """Make an empty bank.
 
@@ -70,14 +73,17 @@ class Bank:
                 first add tells.
             embed: turns a list of n str into n vectors, (n, dim); then texts are taken by `add`,
                 `update` and `search`.
+            codebook: keep codes of this book in the place of vectors, as for `Arena`.
         """
+        if dim is None and isinstance(codebook, Codebook):
+            dim = codebook.dim
         self.embed = embed
         self._dim = dim
         self._fields = fields
         self._is_open = dim is None or fields is None
         self._first_add = Lock()
         # While the bank is open, this arena only stands for an empty bank.
-        arena = Arena(dim, metric=metric, dtype=dtype, fields=fields)
+        arena = Arena(dim, metric=metric, dtype=dtype, fields=fields, codebook=codebook)
         self._adopt(arena, arena.new(1))
         self._opening: tuple[Arena, Ints] | None = self._place
 
@@ -100,6 +106,12 @@ class Bank:
     def fields(self) -> dict[str, str]:
         """The kind of each field by name."""
         return self._place[0].fields
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """The book whose codes the bank keeps, as it was then; its version tells. None without."""
+        arena, handle = self._place
+        return coded.book(arena._pages, handle)
 
     @property
     def nbytes(self) -> int:
@@ -355,6 +367,33 @@ class Bank:
             mark = Mark(arena, handle, arena.new(1))
         arena.rollback(handle, mark)
 
+    def recode(self, book: Codebook) -> None:
+        """Code all rows, and those to come, by another book or by what it has learned since.
+
+        Vectors are decoded and coded again. Forks and snapshots keep what they have. Nothing else
+        may write to the bank meanwhile.
+
+        Args:
+            book: with the dim of the first, and codes that fit into the room of its codes.
+
+        Raises:
+            InputError: a bank without a codebook, a book that is empty or too large.
+            ShapeError: another dim.
+        """
+        arena, handle = self._place
+        coded.recode(arena._pages, handle, book)
+
+    def counted(self) -> tuple[NDArray[np.float32], Ints]:
+        """The distinct vectors of a bank of codes, (m, dim), and how many rows have each, (m,).
+
+        Attention over them with the bias log(counts) is attention over all rows.
+
+        Raises:
+            InputError: a bank without a codebook.
+        """
+        arena, handle = self._place
+        return coded.counted(arena._pages, handle)
+
     def drop(self) -> None:
         """Give up the rows now; the bank can be used no more. Twice is harmless."""
         self._finalizer()
@@ -389,7 +428,8 @@ class Bank:
             dim = shape[-1] if shape else None
         if fields is None:
             fields = infer("add", given["fields"] or {})
-        arena = Arena(dim, metric=self.metric, dtype=self.dtype, fields=fields)
+        book = self.codebook
+        arena = Arena(dim, metric=self.metric, dtype=self.dtype, fields=fields, codebook=book)
         handle = arena.new(1)
         ids = arena.add(handle, vectors, **given)
         if not ids.shape[0]:

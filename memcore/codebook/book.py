@@ -141,6 +141,11 @@ class Codebook:
         return self._state.version
 
     @property
+    def is_seeded(self) -> bool:
+        """Whether there are codewords: after a fit, or an update of at least one row."""
+        return bool(self._state.n_seeded[0])
+
+    @property
     def n_parts(self) -> int:
         """Codes of one vector: n_levels * n_subspaces."""
         return self.n_levels * self.n_subspaces
@@ -210,7 +215,7 @@ class Codebook:
             InputError: a vector with NaN, Inf or a norm above 1e18 (the first is named); a book
                 that is empty.
         """
-        return arrays.like(vectors, self._quantize("quantize", self._rows("quantize", vectors)))
+        return arrays.like(vectors, self.codes("quantize", self._rows("quantize", vectors)))
 
     def dequantize(self, codes: Any) -> Any:
         """The vectors that codes (n, n_parts) stand for: (n, dim) float32."""
@@ -306,9 +311,10 @@ class Codebook:
         with _named(op):
             return learn(state, self.rules, rows, self._rng, exchange or Alone())
 
-    def _quantize(self, op: str, rows: NDArray[Any]) -> Ints:
+    def codes(self, op: str, rows: NDArray[Any]) -> Ints:
+        """As `quantize`, for rows (n, dim) of an engine's dtype; errors name op."""
         state = self._state
-        if not state.n_seeded[0]:
+        if not self.is_seeded:
             raise InputError(f"{op}: the book is empty, should be fitted or updated first")
         codes = np.empty((len(rows), self.n_parts), np.int64)
         with _named(op):
