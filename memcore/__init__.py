@@ -45,13 +45,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Neither is needed to search, and both cost time to import.
+    # None is needed to search, and all cost time to import.
     if name == "__version__":
         from importlib.metadata import version
 
         return version("memcore-engine")
-    if name == "text":
+    if name in ("nn", "text"):
         from importlib import import_module
 
-        return import_module("memcore.text")
+        return import_module(f"memcore.{name}")
     raise AttributeError(f"module 'memcore' has no attribute {name!r}")

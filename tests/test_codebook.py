@@ -27,7 +27,7 @@ def clusters(rng, n_clusters, dim, spread=0.1):
 def state_of(book):
     return [
         np.array(array)
-        for array in (book.codewords, book.usage, book._state.sums, book._state.n_seeded)
+        for array in (book.codewords, book.usage, book.state.sums, book.state.n_seeded)
     ] + [book.version, book._rng.bit_generator.state]
 
 
@@ -118,7 +118,7 @@ def test_ema_is_the_formula(rng):
     book = Codebook(24, 10, decay=0.8, reset=None)
     book.fit(draw(400), seed=0)
     words = book.codewords[0, 0].astype(np.float64)
-    counts, sums = book.usage[0, 0], book._state.sums[0, 0].astype(np.float64)
+    counts, sums = book.usage[0, 0], book.state.sums[0, 0].astype(np.float64)
     for _ in range(30):
         rows = draw(96)
         codes = book.update(rows)[:, 0]
@@ -143,10 +143,10 @@ def test_update_seeds_an_empty_book(rng):
     rows = normal(rng, 50, 6)
     book = Codebook(30, 6, reset=None)
     book.update(rows[:20])
-    assert book._state.n_seeded.tolist() == [20]
+    assert book.state.n_seeded.tolist() == [20]
     assert book.quantize(rows).max() < 20
     codes = book.update(rows[20:])
-    assert book._state.n_seeded.tolist() == [30]
+    assert book.state.n_seeded.tolist() == [30]
     # The first ten rows of the second batch were taken as they are.
     assert codes[:10, 0].tolist() == list(range(20, 30))
 
@@ -155,9 +155,9 @@ def test_update_seeds_level_after_level(rng):
     rows = normal(rng, 200, 6)
     book = Codebook(40, 6, n_levels=3)
     book.update(rows[:30])
-    assert book._state.n_seeded.tolist() == [30, 0, 0]
+    assert book.state.n_seeded.tolist() == [30, 0, 0]
     book.update(rows[30:120])
-    assert book._state.n_seeded.tolist() == [40, 40, 40]
+    assert book.state.n_seeded.tolist() == [40, 40, 40]
     for _ in range(30):
         book.update(rows)
     decoded = book.dequantize(book.quantize(rows))

@@ -36,6 +36,7 @@ LAYERS = [
     {"slots"},
     {"queue"},
     {"codebook"},
+    {"nn"},
     {"text"},
     {"bank"},
     {""},

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Codebook:
         dim: components of a vector.
         n_subspaces: parts that a vector is cut into; dim is a multiple of it.
         n_levels: times that a vector is quantised.
+        state: what the book knows; replaced as a whole, never written to.
 
     Example:
         >>> import memcore, numpy as np
@@ -123,27 +125,27 @@ class Codebook:
         self._rng = np.random.default_rng(seed)
         parts = (self.n_levels, self.n_subspaces, self.n_codes)
         words = np.zeros((*parts, self.dim // self.n_subspaces), np.float32)
-        self._state = State(words, words, np.zeros(parts), np.zeros(self.n_levels, np.int64))
+        self.state = State(words, words, np.zeros(parts), np.zeros(self.n_levels, np.int64))
 
     @property
     def codewords(self) -> Floats:
         """(n_levels, n_subspaces, n_codes, sub_dim) float32; never written to, but replaced."""
-        return self._state.codewords
+        return self.state.codewords
 
     @property
     def usage(self) -> NDArray[np.float64]:
         """The running count of rows a batch, (n_levels, n_subspaces, n_codes)."""
-        return self._state.usage
+        return self.state.usage
 
     @property
     def version(self) -> int:
         """Counts the changes of the codewords."""
-        return self._state.version
+        return self.state.version
 
     @property
     def is_seeded(self) -> bool:
         """Whether there are codewords: after a fit, or an update of at least one row."""
-        return bool(self._state.n_seeded[0])
+        return bool(self.state.n_seeded[0])
 
     @property
     def n_parts(self) -> int:
@@ -158,7 +160,7 @@ class Codebook:
     @property
     def nbytes(self) -> int:
         """Bytes of the codewords."""
-        return self._state.codewords.nbytes
+        return self.state.codewords.nbytes
 
     @property
     def code_dtype(self) -> np.dtype[Any]:
@@ -183,7 +185,7 @@ class Codebook:
         n_most = _FIT_ROWS_PER_CODE * self.n_codes
         if len(rows) > n_most:
             rows = rows[np.sort(rng.choice(len(rows), n_most, replace=False))]
-        state = self._state
+        state = self.state
         words, sums = np.empty_like(state.codewords), np.empty_like(state.codewords)
         usage = np.empty_like(state.usage)
         with _named("fit"):
@@ -198,7 +200,7 @@ class Codebook:
                 if level + 1 < self.n_levels:
                     rows = rows - ops.decode(codes, words[level : level + 1])
         full = np.full(self.n_levels, self.n_codes)
-        self._state = State(words, sums, usage, full, state.version + 1)
+        self.state = State(words, sums, usage, full, state.version + 1)
 
     def quantize(self, vectors: Any) -> Any:
         """The codes of vectors.
@@ -220,7 +222,7 @@ class Codebook:
     def dequantize(self, codes: Any) -> Any:
         """The vectors that codes (n, n_parts) stand for: (n, dim) float32."""
         named = self._codes("dequantize", codes)
-        return arrays.like(codes, ops.decode(named, self._state.codewords))
+        return arrays.like(codes, ops.decode(named, self.state.codewords))
 
     def update(self, vectors: Any, *, exchange: Exchange | None = None) -> Any:
         """Learn from a batch.
@@ -238,7 +240,7 @@ class Codebook:
         Raises:
             As `quantize`, but for the empty book.
         """
-        codes, _, self._state = self._learned("update", vectors, exchange)
+        codes, _, self.state = self.learned("update", vectors, exchange)
         return arrays.like(vectors, codes)
 
     def search(self, queries: Any, codes: Any, k: Any = 10, *, metric: str = "dot") -> Hits:
@@ -259,7 +261,7 @@ class Codebook:
         squares = None
         if metric == "l2" and self.n_levels > 1:
             squares = self._squares(named)
-        words = self._state.codewords
+        words = self.state.codewords
         try:
             return ops.search_codes(queries, named, words, k, metric=metric, squares=squares)
         except (InputError, ShapeError, DtypeError) as error:
@@ -285,7 +287,7 @@ class Codebook:
         Args:
             codes: (n, n_parts) whose codes are counted; without them, the running usage.
         """
-        weights = self._state.usage if codes is None else self.counts(codes).astype(np.float64)
+        weights = self.state.usage if codes is None else self.counts(codes).astype(np.float64)
         total = weights.sum(-1, keepdims=True)
         share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
         logs = np.log(share, out=np.zeros_like(share), where=share > 0)
@@ -301,11 +303,15 @@ class Codebook:
 
     __copy__ = copy
 
-    def _learned(
+    def adopt(self, codewords: Floats) -> None:
+        """Take codewords that somebody else moves, of the shape of ours; they are copied."""
+        self.state = replace(self.state, codewords=codewords.copy())
+
+    def learned(
         self, op: str, vectors: Any, exchange: Exchange | None
     ) -> tuple[Ints, Floats, State]:
-        """As `learn`, without learning it yet."""
-        state, rows = self._state, self._rows(op, vectors)
+        """What `update` would learn: the codes, the codewords that they are of, the next state."""
+        state, rows = self.state, self._rows(op, vectors)
         if not len(rows) and exchange is None:
             return np.empty((0, self.n_parts), np.int64), state.codewords, state
         with _named(op):
@@ -313,7 +319,7 @@ class Codebook:
 
     def codes(self, op: str, rows: NDArray[Any]) -> Ints:
         """As `quantize`, for rows (n, dim) of an engine's dtype; errors name op."""
-        state = self._state
+        state = self.state
         if not self.is_seeded:
             raise InputError(f"{op}: the book is empty, should be fitted or updated first")
         codes = np.empty((len(rows), self.n_parts), np.int64)
@@ -331,8 +337,8 @@ class Codebook:
             rows = rows[None]
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise ShapeError(f"{op}: vectors has shape {rows.shape}, should be (n, {self.dim})")
-        # Residuals are float32; so is what a single level reads, but where it lies.
-        if dtype != "float32" and self.n_levels > 1:
+        # Residuals are float32, and NumPy has no bfloat16; all else is read where it lies.
+        if dtype == "bfloat16" or (dtype != "float32" and self.n_levels > 1):
             rows = arrays.floats(op, "vectors", vectors).reshape(rows.shape)
         return rows
 
@@ -355,7 +361,7 @@ class Codebook:
         zeros = np.zeros((1, self.dim), np.float32)
         for begin in range(0, len(codes), 1 << 14):
             part = slice(begin, begin + (1 << 14))
-            rows = ops.decode(codes[part].astype(np.int64), self._state.codewords)
+            rows = ops.decode(codes[part].astype(np.int64), self.state.codewords)
             squares[part] = -ops.assign(rows, zeros)[1]
         return squares
 

@@ -1,0 +1,158 @@
+"""VectorQuantizer: a codebook as a layer, with straight-through gradients."""
+
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional
+
+from memcore import arrays
+from memcore.codebook import Codebook, Exchange
+from memcore.codebook.step import State
+from memcore.errors import InputError, ShapeError
+from memcore.nn.exchange import Ranks
+from memcore.ops.codebook import decode
+
+
+class Quantized(NamedTuple):
+    """What the layer gives.
+
+    Attributes:
+        values: (…, dim), the quantised vectors; their gradient goes to the input as it is.
+        codes: (…, n_parts) int64.
+        loss: the commitment loss, and with learn="gradient" the codebook's; to be added to yours.
+    """
+
+    values: torch.Tensor
+    codes: torch.Tensor
+    loss: torch.Tensor
+
+
+class VectorQuantizer(torch.nn.Module):
+    """A `Codebook` between two layers (van den Oord et al. 2017, arXiv:1711.00937).
+
+    In training each call teaches the book its batch; under torch.distributed all ranks learn from
+    the batches of all, and every rank must make the call. In evaluation nothing is learned.
+
+    Attributes:
+        book: the Codebook: usage, perplexity, packing and search over codes.
+        codewords: with learn="gradient" a parameter (n_levels, n_subspaces, n_codes, sub_dim), for
+            your optimiser; the book then only counts usage, seeds and resets.
+
+    Example:
+        >>> import torch, memcore.nn
+        >>> layer = memcore.nn.VectorQuantizer(16, 4)
+        >>> x = torch.randn(32, 4, requires_grad=True)
+        >>> values, codes, loss = layer(x)
+        >>> (values.sum() + loss).backward()
+        >>> codes.shape, x.grad.shape
+        (torch.Size([32, 1]), torch.Size([32, 4]))
+    """
+
+    def __init__(
+        self,
+        n_codes: int,
+        dim: int,
+        n_subspaces: int = 1,
+        n_levels: int = 1,
+        *,
+        commitment: float = 0.25,
+        process_group: Any = None,
+        **options: Any,
+    ) -> None:
+        """Make a layer with an empty book, which starts from the first rows it sees in training.
+
+        Args:
+            n_codes: as for `Codebook`, also what follows.
+            dim: components of a vector.
+            n_subspaces: parts of a vector.
+            n_levels: levels of residuals.
+            commitment: weight of the mean squared error that pulls the input to its codeword.
+            process_group: the ranks that learn together; all, if None. It must reduce host tensors
+                (gloo).
+            options: the other options of `Codebook`; rate is the optimiser's business here.
+        """
+        super().__init__()
+        if not 0 <= commitment < float("inf"):
+            raise InputError(f"VectorQuantizer: commitment is {commitment}, should be at least 0")
+        self.book = Codebook(n_codes, dim, n_subspaces, n_levels, **options)
+        self.commitment = commitment
+        self._group = process_group
+        self.codewords: torch.nn.Parameter | None = None
+        if self.book.rules.learn == "gradient":
+            # The optimiser moves the codewords, the book does not.
+            self.book.rules = replace(self.book.rules, rate=0.0)
+            self.codewords = torch.nn.Parameter(torch.from_numpy(self.book.codewords.copy()))
+
+    def forward(self, x: torch.Tensor) -> Quantized:
+        """Quantise x (…, dim) on the CPU, float32, float16, bfloat16 or float64.
+
+        Raises:
+            ShapeError: another dim.
+            InputError: a vector with NaN, Inf or a norm above 1e18; an empty book in evaluation.
+            BackendError: a tensor on a device.
+        """
+        book = self.book
+        if x.ndim < 1 or x.shape[-1] != book.dim:
+            raise ShapeError(f"forward: x has shape {tuple(x.shape)}, should be (…, {book.dim})")
+        flat = x.reshape(-1, book.dim)
+        if self.codewords is not None:
+            book.adopt(self.codewords.detach().numpy())
+        if self.training:
+            codes, words, state = book.learned("forward", flat, self._exchange())
+        else:
+            rows = arrays.floats("forward", "x", flat)
+            codes, words, state = book.codes("forward", rows), book.codewords, book.state
+        named = torch.from_numpy(codes)
+        if self.codewords is None:
+            quantized = torch.from_numpy(decode(codes, words)).to(x.dtype)
+            loss = self.commitment * functional.mse_loss(flat, quantized)
+        else:
+            with torch.no_grad():
+                self.codewords.copy_(torch.from_numpy(words))
+            quantized = self._decoded(self.codewords, named).to(x.dtype)
+            loss = functional.mse_loss(quantized, flat.detach())
+            loss = loss + self.commitment * functional.mse_loss(flat, quantized.detach())
+            with torch.no_grad():
+                # What was reset; the backward of taking rows reads no values.
+                self.codewords.copy_(torch.from_numpy(state.codewords))
+        book.state = state
+        values = (flat + (quantized - flat).detach()).reshape(x.shape)
+        return Quantized(values, named.reshape(*x.shape[:-1], book.n_parts), loss)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What the book knows, for `state_dict`."""
+        knows = asdict(self.book.state)
+        version = knows.pop("version")
+        # Of their own: the book's are shared, and a tensor can be written to.
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in knows.items()}
+        return {**tensors, "version": version}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Put back what `get_extra_state` gave."""
+        knows = {k: v.numpy().copy() if k != "version" else v for k, v in state.items()}
+        if knows["codewords"].shape != self.book.codewords.shape:
+            raise ShapeError(
+                f"load_state_dict: codewords has shape {knows['codewords'].shape}, "
+                f"should be {self.book.codewords.shape}"
+            )
+        self.book.state = State(**knows)
+
+    def _exchange(self) -> Exchange | None:
+        if not (dist.is_available() and dist.is_initialized()):
+            return None
+        return Ranks(self._group) if dist.get_world_size(self._group) > 1 else None
+
+    def _decoded(self, codewords: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """As `decode`, with a gradient for the codewords."""
+        book, subspaces = self.book, torch.arange(self.book.n_subspaces)
+        named = codes.reshape(-1, book.n_levels, book.n_subspaces)
+        levels = [codewords[i][subspaces, named[:, i]] for i in range(book.n_levels)]
+        return torch.stack(levels).sum(0).reshape(-1, book.dim)
+
+    def extra_repr(self) -> str:
+        """The shape, for printing."""
+        book = self.book
+        shape = f"{book.n_codes}, {book.dim}, {book.n_subspaces}, {book.n_levels}"
+        return f"{shape}, commitment={self.commitment}"
