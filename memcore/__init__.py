@@ -13,7 +13,8 @@ from memcore.errors import (
     ShapeError,
     StoreError,
 )
-from memcore.hits import Hits
+from memcore.hits import Hits, Read
+from memcore.ops.attend import aggregate, attend, merge_lse
 from memcore.ops.search import search, search_ragged
 from memcore.ops.topk import topk
 from memcore.queue import Queue
@@ -29,12 +30,16 @@ __all__ = [
     "Mark",
     "NotFoundError",
     "Queue",
+    "Read",
     "Rows",
     "ShapeError",
     "StoreError",
+    "aggregate",
+    "attend",
     "explain",
     "isa",
     "isas",
+    "merge_lse",
     "search",
     "search_ragged",
     "set_isa",

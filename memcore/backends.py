@@ -93,6 +93,19 @@ def _search_codes_reference(
     )
 
 
+def _writing(define: Callable[..., Any], n_outputs: int) -> Runner:
+    """A definition behind the parameters of its namesake in `_core`, whose outputs come last."""
+
+    def run(*given: Any) -> None:
+        found = define(*given[:-n_outputs])
+        found = found if isinstance(found, tuple) else (found,)
+        for out, value in zip(given[-n_outputs:], found, strict=True):
+            if out is not None:
+                out[...] = value
+
+    return run
+
+
 _CPU: dict[str, Runner] = {
     "search": _core.search,
     "search_ragged": _core.search,
@@ -104,6 +117,11 @@ _CPU: dict[str, Runner] = {
     "pack_codes": _core.pack_codes,
     "search_codes": _core.search_codes,
     "unpack_codes": _core.unpack_codes,
+    "attend": _core.attend,
+    "attend_backward": _core.attend_backward,
+    "dots": _core.dots,
+    "aggregate": _core.aggregate,
+    "scatter": _core.scatter,
 }
 _REFERENCE: dict[str, Runner] = {
     "search": _search_reference,
@@ -116,6 +134,11 @@ _REFERENCE: dict[str, Runner] = {
     "pack_codes": _pack_codes_reference,
     "search_codes": _search_codes_reference,
     "unpack_codes": _unpack_codes_reference,
+    "attend": _writing(reference.attend, 2),
+    "attend_backward": _writing(reference.attend_backward, 5),
+    "dots": _writing(reference.dots, 1),
+    "aggregate": _writing(reference.aggregate, 1),
+    "scatter": _writing(reference.scatter, 1),
 }
 _ENGINES: dict[str, dict[str, Runner]] = {"cpu": _CPU, "reference": _REFERENCE}
 _ABSENT = ("triton", "cuda")

@@ -32,6 +32,8 @@ LAYERS = [
     {"arrays"},
     {"reference", "_core", "kernels"},
     {"backends"},
+    {"products"},
+    {"autograd"},
     {"ops"},
     {"slots"},
     {"queue"},

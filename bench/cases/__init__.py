@@ -6,7 +6,7 @@ Each has `sweep(level)`: "quick", "default" (those with goals) or "full" (the gr
 from __future__ import annotations
 
 from ..case import Case
-from . import banks, calls, firstpass, forks, memory, mutation, search, text, topk
+from . import attend, banks, calls, firstpass, forks, memory, mutation, search, text, topk
 
 FAMILIES = {
     "search": search,
@@ -17,6 +17,7 @@ FAMILIES = {
     "mutation": mutation,
     "memory": memory,
     "topk": topk,
+    "attend": attend,
     "text": text,
 }
 

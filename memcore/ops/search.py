@@ -65,7 +65,7 @@ def search(
         Hits of shape (n_queries, k), in the library of queries: scores float32 and ids int64
         (positions in keys; a store's ids), best first, equal scores by the smaller id; then -inf
         and -1 where fewer were found. The bits of the scores depend on nothing but the query and
-        the row.
+        the row. Where tensors of queries, keys, scale or bias need a gradient, the scores give it.
 
     Raises:
         ShapeError: shapes that do not fit each other.
@@ -96,7 +96,15 @@ def search(
             f"search: {name} is given with an array of keys, should come with a Bank or an Arena"
         )
     limits = (mask, candidates, scale, bias, min_score, max_score)
-    return _search("search", queries, keys, None, None, k, metric, limits, backend)
+    hits = _search("search", queries, keys, None, None, k, metric, limits, backend)
+    if queries.__class__ is _ndarray and keys.__class__ is _ndarray:
+        return hits
+    if not arrays.differentiates(queries, keys, scale, bias):
+        return hits
+    from memcore import autograd
+
+    found = autograd.rows("search", "scores", hits.scores), autograd.ints("search", "ids", hits.ids)
+    return Hits(autograd.attach(*found, queries, keys, metric or "dot", scale, bias), found[1])
 
 
 def search_ragged(
