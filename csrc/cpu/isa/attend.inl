@@ -11,11 +11,12 @@ void multiply_rows(const float* a, int64_t a_stride, const float* panel, int64_t
                    float* out, int64_t out_stride, bool adds) {
   constexpr int kLanes = 16 / kWordRegisters;
   FloatRegister sums[kRows][kWordRegisters];
+  const FloatRegister one = broadcast_floats(1.0f);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int w = 0; w < kWordRegisters; ++w) {
-      sums[r][w] = adds ? load_floats(out + r * out_stride + w * kLanes) : broadcast_floats(0.0f);
+      sums[r][w] = broadcast_floats(0.0f);
     }
   }
   for (int64_t i = 0; i < n_steps; ++i, panel += 16, ++a) {
@@ -33,7 +34,10 @@ void multiply_rows(const float* a, int64_t a_stride, const float* panel, int64_t
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int w = 0; w < kWordRegisters; ++w) {
-      store_floats(out + r * out_stride + w * kLanes, sums[r][w]);
+      float* place = out + r * out_stride + w * kLanes;
+      // Added as one term: a sum over many tiles is rounded once a tile, not once a step.
+      if (adds) multiply_add(sums[r][w], load_floats(place), one);
+      store_floats(place, sums[r][w]);
     }
   }
 }
