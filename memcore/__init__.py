@@ -13,10 +13,12 @@ from memcore.errors import (
     ShapeError,
     StoreError,
 )
+from memcore.gate import Gate
 from memcore.hits import Hits, Read
 from memcore.ops.attend import aggregate, attend, merge_lse
 from memcore.ops.search import search, search_ragged
 from memcore.ops.topk import topk
+from memcore.outer import OuterMemory
 from memcore.queue import Queue
 
 __all__ = [
@@ -25,10 +27,12 @@ __all__ = [
     "Bank",
     "Codebook",
     "DtypeError",
+    "Gate",
     "Hits",
     "InputError",
     "Mark",
     "NotFoundError",
+    "OuterMemory",
     "Queue",
     "Read",
     "Rows",

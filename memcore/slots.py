@@ -184,8 +184,19 @@ def source(op: str, name: str, array: Any) -> Any:
 
 def is_tensor(array: Any) -> bool:
     """Whether this is torch's."""
-    torch: Any = sys.modules.get("torch")
-    return hasattr(torch, "Tensor") and isinstance(array, torch.Tensor)
+    module: Any = sys.modules.get("torch")
+    return hasattr(module, "Tensor") and isinstance(array, module.Tensor)
+
+
+def torch() -> Any:
+    """The module, which whoever has a tensor has imported."""
+    return sys.modules["torch"]
+
+
+def is_traced() -> bool:
+    """Whether torch.compile runs this without values."""
+    compiler = getattr(sys.modules.get("torch"), "compiler", None)
+    return compiler is not None and bool(compiler.is_compiling())
 
 
 def empty(like: Any, n: int) -> Any:
@@ -215,7 +226,7 @@ def first_not_finite(array: Any) -> int | None:
     if not _is_float(array) or 0 in array.shape:
         return None
     if is_tensor(array):
-        finite = sys.modules["torch"].isfinite(array).reshape(len(array), -1).all(1)
+        finite = torch().isfinite(array).reshape(len(array), -1).all(1)
         return None if bool(finite.all()) else int((~finite).nonzero()[0, 0])
     sound = np.isfinite(array).reshape(len(array), -1).all(1)
     return None if sound.all() else int(sound.argmin())
@@ -245,7 +256,7 @@ def read(array: Any, places: Ints) -> Any:
 def _index(array: Any, places: Ints) -> Any:
     if not is_tensor(array):
         return places
-    return sys.modules["torch"].from_numpy(places).to(array.device)
+    return torch().from_numpy(places).to(array.device)
 
 
 def _is_float(array: Any) -> bool:
