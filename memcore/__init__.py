@@ -16,6 +16,7 @@ from memcore.errors import (
 from memcore.gate import Gate
 from memcore.hits import Hits, Read
 from memcore.ops.attend import aggregate, attend, merge_lse
+from memcore.ops.queue import disperse, gather, nce
 from memcore.ops.search import search, search_ragged
 from memcore.ops.topk import topk
 from memcore.outer import OuterMemory
@@ -40,10 +41,13 @@ __all__ = [
     "StoreError",
     "aggregate",
     "attend",
+    "disperse",
     "explain",
+    "gather",
     "isa",
     "isas",
     "merge_lse",
+    "nce",
     "search",
     "search_ragged",
     "set_isa",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from memcore import arrays, slots
 from memcore.errors import DtypeError, InputError, NotFoundError, ShapeError
+from memcore.ops import queue as ops
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -251,6 +252,37 @@ class Queue:
         self._n_draws += 1
         return drawn if self.n_groups is not None else drawn[0][drawn[0] >= 0]
 
+    def nce(
+        self,
+        queries: Any,
+        positives: Any,
+        *,
+        temperature: float = 0.07,
+        name: str | None = None,
+        reduction: str = "mean",
+    ) -> Any:
+        """`memcore.nce` against the rows held, (dim,) each; with groups (n_groups, n, dim) queries.
+
+        The rows get no gradient, and may change before the backward.
+        """
+        negatives, bias = self._negatives("nce", name)
+        options: dict[str, Any] = {"temperature": temperature, "reduction": reduction}
+        return ops.nce(queries, positives, negatives, bias=bias, **options)
+
+    def disperse(
+        self,
+        rows: Any,
+        *,
+        tau: float | None = None,
+        name: str | None = None,
+        reduction: str = "mean",
+    ) -> Any:
+        """`memcore.disperse` against the rows held, as `nce`. Each group must have a row."""
+        negatives, bias = self._negatives("disperse", name)
+        if self.counts.min() == 0:
+            raise InputError("disperse: a queue is empty, should have at least 1 row")
+        return ops.disperse(rows, negatives, tau=tau, bias=bias, reduction=reduction)
+
     def clear(self) -> None:
         """Drop all rows; ids go on."""
         self._n_added[:] = 0
@@ -293,6 +325,12 @@ class Queue:
         self._next_id, self._n_draws = (int(i) for i in state["counters"])
         self._n_added, self._ids = state["n_added"].copy(), state["ids"].copy()
         self._scores = state["scores"].copy()
+
+    def _negatives(self, op: str, name: str | None) -> tuple[Any, Any]:
+        """The rows held, and in groups the bias that leaves out free slots."""
+        rows = self.data(name) if self._arrays else self._array(op, name)
+        bias = None if self.n_groups is None else np.where(self.filled, 0.0, -np.inf)
+        return rows, None if bias is None else bias.astype(np.float32)
 
     def _by_id(self) -> Ints:
         """The slots that hold rows, oldest first."""

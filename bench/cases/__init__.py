@@ -6,7 +6,19 @@ Each has `sweep(level)`: "quick", "default" (those with goals) or "full" (the gr
 from __future__ import annotations
 
 from ..case import Case
-from . import attend, banks, calls, firstpass, forks, memory, mutation, search, text, topk
+from . import (
+    attend,
+    banks,
+    calls,
+    firstpass,
+    forks,
+    memory,
+    mutation,
+    queue,
+    search,
+    text,
+    topk,
+)
 
 FAMILIES = {
     "search": search,
@@ -16,6 +28,7 @@ FAMILIES = {
     "forks": forks,
     "mutation": mutation,
     "memory": memory,
+    "queue": queue,
     "topk": topk,
     "attend": attend,
     "text": text,

@@ -22,6 +22,7 @@ from memcore.reference.codebook import (
     search_codes,
     unpack_codes,
 )
+from memcore.reference.queue import disperse, gather, gather_backward, nce, outer_write
 from memcore.reference.search import (
     LANES,
     MAX_SQUARE,
@@ -47,10 +48,15 @@ __all__ = [
     "codebook_ema",
     "codebook_sums",
     "decode",
+    "disperse",
     "dots",
     "final_score",
+    "gather",
+    "gather_backward",
     "merge_lse",
+    "nce",
     "norms",
+    "outer_write",
     "pack_codes",
     "scatter",
     "score",
