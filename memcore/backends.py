@@ -13,8 +13,19 @@ from typing import Any
 from memcore import _core, arrays, reference
 from memcore._core import isa, isas, set_isa, set_threads, threads
 from memcore.errors import BackendError, InputError
+from memcore.hits import Hits
 
-__all__ = ["Explanation", "engine", "explain", "isa", "isas", "set_isa", "set_threads", "threads"]
+__all__ = [
+    "Explanation",
+    "engine",
+    "explain",
+    "isa",
+    "isas",
+    "search_plain",
+    "set_isa",
+    "set_threads",
+    "threads",
+]
 
 Runner = Callable[..., None]
 
@@ -143,6 +154,17 @@ _REFERENCE: dict[str, Runner] = {
 _ENGINES: dict[str, dict[str, Runner]] = {"cpu": _CPU, "reference": _REFERENCE}
 _ABSENT = ("triton", "cuda")
 _DEFAULT = os.environ.get("MEMCORE_BACKEND") or "cpu"
+
+
+def _never(*_: Any) -> None:
+    """No call is plain to an engine that has no short way for one."""
+
+
+# The Hits of a search of float32 NumPy arrays with an int k and no options; None where the
+# arguments are anything else, and `engine("search")` is to be called.
+search_plain: Callable[[Any, Any, Any, Any], Hits | None] = (
+    _core.search_plain if _DEFAULT == "cpu" else _never
+)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 #include "arguments.h"
 #include "float_env.h"
 #include "module.h"
+#include "plain.h"
 
 namespace py = pybind11;
 
@@ -40,6 +41,7 @@ const float* weights(const char* name, const Maybe& array, int64_t n_keys) {
 }
 
 struct Segments {
+  Segments() = default;
   Segments(const Maybe& offsets, const Maybe& segments, int64_t n_queries, int64_t n_keys) {
     if (!offsets) return;
     MEMCORE_CHECK(segments && offsets->ndim() == 1 && offsets->size() > 0, kShape,
@@ -62,6 +64,17 @@ struct Segments {
   const int64_t* at = nullptr;
   const int64_t* of_query = nullptr;
 };
+
+void run_search(const KeysView& queries, const KeysView& keys, const Segments& parts,
+                const SearchOptions& options, Metric metric, int64_t width, float* scores,
+                int64_t* ids) {
+  interruptible([&](Interrupt& interrupt) {
+    const FloatEnv env;
+    Queries prepared("search", queries.data, queries.dtype, queries.n_rows, queries.dim,
+                     queries.row_stride, queries.column_stride, metric);
+    search(prepared, keys, parts.at, parts.of_query, options, interrupt, width, scores, ids);
+  });
+}
 
 void bind_search(const py::array& queries, const py::array& keys, const Maybe& offsets,
                  const Maybe& segments, const py::object& k, const std::string& metric,
@@ -98,13 +111,22 @@ void bind_search(const py::array& queries, const py::array& keys, const Maybe& o
                                      : FirstPass::kOff;
   const Metric kind = parse_metric(metric);
 
-  interruptible([&](Interrupt& interrupt) {
-    const FloatEnv env;
-    Queries prepared("search", asked.data, asked.dtype, n_queries, asked.dim, asked.row_stride,
-                     asked.column_stride, kind);
-    search(prepared, rows, parts.at, parts.of_query, options, interrupt, width, scores_out,
-           ids_out);
-  });
+  run_search(asked, rows, parts, options, kind, width, scores_out, ids_out);
+}
+
+// The same for a plain call, or None: see plain.h.
+py::object bind_search_plain(py::handle queries, py::handle keys, py::handle k, py::handle metric) {
+  const auto asked = plain_vectors(queries), rows = plain_vectors(keys);
+  if (!asked || !rows || asked->dim != rows->dim || asked->dim == 0) return py::none();
+  if (py::detail::array_proxy(keys.ptr())->nd != 2) return py::none();
+  const auto width = plain_k(k, asked->n_rows);
+  const auto kind = plain_metric(metric);
+  if (!width || !kind) return py::none();
+  const PlainHits out(asked->n_rows, *width);
+  SearchOptions options;
+  options.k = {&*width, 0};
+  run_search(*asked, *rows, {}, options, *kind, *width, out.scores, out.ids);
+  return out.hits;
 }
 
 void bind_topk(const py::array& scores, const py::object& k, py::array& best, py::array& ids) {
@@ -129,6 +151,8 @@ void register_search(py::module_& m) {
         py::arg("candidates"), py::arg("scale"), py::arg("bias"), py::arg("min_score"),
         py::arg("max_score"), py::arg("first_pass"), py::arg("scores"), py::arg("ids"),
         "The k best keys of each query, written to scores and ids (n_queries, width).");
+  m.def("search_plain", &bind_search_plain, py::arg("queries"), py::arg("keys"), py::arg("k"),
+        py::arg("metric"), "Hits for float32 arrays and an int k; None for all other arguments.");
   m.def("topk", &bind_topk, py::arg("scores"), py::arg("k"), py::arg("best"), py::arg("ids"),
         "The k largest of each row, written to best and ids (n_queries, width).");
 }

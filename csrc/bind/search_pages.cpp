@@ -6,6 +6,7 @@
 #include "float_env.h"
 #include "module.h"
 #include "pages_binding.h"
+#include "plain.h"
 
 namespace py = pybind11;
 
@@ -21,17 +22,25 @@ Int64View handles_view(const char* op, const py::array& handles, int64_t n_queri
   return {data, handles.size(), handles.size() == 1 ? 0 : 1};
 }
 
-Queries prepare(const char* op, const py::array& queries, const Pages& pages) {
+KeysView queries_view(const char* op, const py::array& queries, const Pages& pages) {
   MEMCORE_CHECK(queries.ndim() == 2, kShape, op, ": queries has ", queries.ndim(),
                 " axes, should have 2");
   const int64_t dim = pages.slab().dim();
   MEMCORE_CHECK(dim > 0, kShape, op, ": this store has rows without vectors, should have a dim");
   MEMCORE_CHECK(queries.shape(1) == dim, kShape, op, ": queries has dim ", queries.shape(1),
                 ", should be ", dim);
+  return {static_cast<const uint8_t*>(queries.data()),
+          vector_dtype(op, "queries", queries),
+          queries.shape(0),
+          dim,
+          queries.strides(0),
+          queries.strides(1)};
+}
+
+Queries prepare(const char* op, const KeysView& queries, Metric metric) {
   const FloatEnv env;
-  return Queries(op, static_cast<const uint8_t*>(queries.data()),
-                 vector_dtype(op, "queries", queries), queries.shape(0), dim, queries.strides(0),
-                 queries.strides(1), pages.metric());
+  return Queries(op, queries.data, queries.dtype, queries.n_rows, queries.dim, queries.row_stride,
+                 queries.column_stride, metric);
 }
 
 std::vector<Where> conditions(const py::object& programs, const Pages& pages) {
@@ -57,13 +66,21 @@ int weight_column(const char* name, const std::optional<int>& column, const Page
   return *column;
 }
 
+void run_search(Pages& pages, const Int64View& handles, const KeysView& queries,
+                const PageSearchOptions& options, int64_t width, float* scores, int64_t* ids) {
+  interruptible([&](Interrupt& interrupt) {
+    Queries prepared = prepare("search", queries, pages.metric());
+    search_pages(pages, handles, prepared, options, interrupt, width, scores, ids);
+  });
+}
+
 void bind_search(Pages& pages, const py::array& handles, const py::array& queries,
                  const py::object& k, const py::object& where, const Maybe& where_index,
                  const Maybe& candidates, const std::optional<int>& scale,
                  const std::optional<int>& bias, float min_score, float max_score,
                  std::optional<bool> first_pass, py::array& scores, py::array& ids) {
-  Queries prepared = prepare("search", queries, pages);
-  const int64_t n_queries = prepared.size();
+  const KeysView asked = queries_view("search", queries, pages);
+  const int64_t n_queries = asked.n_rows;
   MEMCORE_CHECK(scores.ndim() == 2, kShape, "search: scores has ", scores.ndim(),
                 " axes, should have 2");
   const int64_t width = scores.shape(1);
@@ -96,20 +113,40 @@ void bind_search(Pages& pages, const py::array& handles, const py::array& querie
   options.first_pass = !first_pass   ? FirstPass::kAuto
                        : *first_pass ? FirstPass::kOn
                                      : FirstPass::kOff;
-  interruptible([&](Interrupt& interrupt) {
-    search_pages(pages, banks, prepared, options, interrupt, width, scores_out, ids_out);
-  });
+  run_search(pages, banks, asked, options, width, scores_out, ids_out);
+}
+
+// The same for a plain call, or None: see plain.h.
+py::object bind_search_plain(Pages& pages, py::handle handles, py::handle queries, py::handle k) {
+  const auto asked = plain_vectors(queries);
+  if (!asked || asked->dim == 0 || asked->dim != pages.slab().dim()) return py::none();
+  if (!is_plain<int64_t>(handles)) return py::none();
+  const auto* banks = py::detail::array_proxy(handles.ptr());
+  if (banks->nd != 1 || reinterpret_cast<uintptr_t>(banks->data) % alignof(int64_t) != 0)
+    return py::none();
+  const int64_t n_banks = banks->dimensions[0];
+  const bool is_one = n_banks == 1;
+  const bool is_each = n_banks == asked->n_rows && banks->strides[0] == sizeof(int64_t);
+  const auto width = plain_k(k, asked->n_rows);
+  if (!width || !(is_one || is_each)) return py::none();
+  const PlainHits out(asked->n_rows, *width);
+  PageSearchOptions options;
+  options.k = {&*width, 0};
+  const auto* named = reinterpret_cast<const int64_t*>(banks->data);
+  run_search(pages, {named, n_banks, !is_one}, *asked, options, *width, out.scores, out.ids);
+  return out.hits;
 }
 
 void bind_score(Pages& pages, const py::array& handles, const py::array& queries,
                 const py::array& ids, py::array& scores) {
-  const Queries prepared = prepare("score", queries, pages);
+  const KeysView asked = queries_view("score", queries, pages);
   MEMCORE_CHECK(ids.ndim() == 2, kShape, "score: ids has ", ids.ndim(), " axes, should have 2");
-  const int64_t n_queries = prepared.size(), n_ids = ids.shape(1);
+  const int64_t n_queries = asked.n_rows, n_ids = ids.shape(1);
   const int64_t* named = plain<int64_t>("score", "ids", ids, n_queries * n_ids);
   float* out = plain_output<float>("score", "scores", scores, n_queries * n_ids);
   const Int64View banks = handles_view("score", handles, n_queries);
   interruptible([&](Interrupt& interrupt) {
+    const Queries prepared = prepare("score", asked, pages.metric());
     score_pages(pages, banks, prepared, named, n_ids, interrupt, out);
   });
 }
@@ -122,6 +159,8 @@ void bind_pages_search(py::class_<Pages>& cls) {
           py::arg("bias"), py::arg("min_score"), py::arg("max_score"), py::arg("first_pass"),
           py::arg("scores"), py::arg("ids"),
           "The k best rows of each query's bank, written to scores and ids (n_queries, width).");
+  cls.def("search_plain", &bind_search_plain, py::arg("handles"), py::arg("queries"), py::arg("k"),
+          "Hits for float32 queries and an int k; None for all other arguments.");
   cls.def("score", &bind_score, py::arg("handles"), py::arg("queries"), py::arg("ids"),
           py::arg("scores"),
           "The canonical scores of named rows, written to scores; -inf where an id is -1.");

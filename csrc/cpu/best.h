@@ -26,6 +26,7 @@ class Best {
   void reset(int64_t k) {
     k_ = k;
     hits_.clear();
+    hits_.reserve(std::min<int64_t>(2 * k, kReserved) + kSpare);
     has_worst_ = false;
   }
 
@@ -38,7 +39,7 @@ class Best {
     const Hit hit{score, id};
     if (has_worst_ && !is_better(hit, worst_)) return;
     hits_.push_back(hit);
-    if (static_cast<int64_t>(hits_.size()) >= 2 * k_ + 64) select();
+    if (static_cast<int64_t>(hits_.size()) >= 2 * k_ + kSpare) select();
   }
 
   // Drops all but the k best and learns the threshold from them.
@@ -68,6 +69,10 @@ class Best {
   }
 
  private:
+  // A small buffer is selected from soon, and its threshold then keeps most hits out.
+  static constexpr int64_t kSpare = 16;
+  static constexpr int64_t kReserved = 1024;
+
   int64_t k_ = 0;
   bool has_worst_ = false;
   Hit worst_{};

@@ -23,12 +23,7 @@ from memcore.ops.search import METRICS
 Ints = NDArray[np.int64]
 
 _FLOAT32 = np.dtype(np.float32)
-_INT64 = np.dtype(np.int64)
-# What results are made of; a checker of types is led astray by the names compared above.
-_SCORE = np.dtype(np.float32)
-_ID = np.dtype(np.int64)
 _INF = float("inf")
-_MAX_PLAIN_K = 1 << 12
 _MAX_TRIES = 3
 
 _STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
@@ -350,31 +345,18 @@ class Arena:
         Cost:
             The pages of the banks that are named, once for all queries that share them.
         """
-        # The plain call pays for nothing that it does not use.
         if (
-            queries.__class__ is np.ndarray
-            and banks.__class__ is np.ndarray
-            and k.__class__ is int
-            and 0 <= k <= _MAX_PLAIN_K
-            and queries.ndim == 2
-            and queries.dtype is _FLOAT32
-            and banks.dtype is _INT64
-            and where is None
+            where is None
             and candidates is None
             and scale is None
             and bias is None
             and min_score is None
             and max_score is None
             and backend is None
-            and banks.shape == queries.shape[:1]
         ):
-            shape = (len(queries), k)
-            scores = np.empty(shape, _SCORE)
-            ids = np.empty(shape, _ID)
-            self._pages.search(
-                banks, queries, k, None, None, None, None, None, -_INF, _INF, None, scores, ids
-            )
-            return tuple.__new__(Hits, (scores, ids))
+            hits = self._pages.search_plain(banks, queries, k)
+            if hits is not None:
+                return hits
         if backend not in (None, "cpu"):
             raise BackendError(f"search: backend is {backend!r}, should be 'cpu' for a store")
         limits = (candidates, scale, bias, min_score, max_score)

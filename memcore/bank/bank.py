@@ -18,11 +18,6 @@ from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.hits import Hits
 
 _FLOAT32 = np.dtype(np.float32)
-# What results are made of; a checker of types is led astray by the names compared above.
-_SCORE = np.dtype(np.float32)
-_ID = np.dtype(np.int64)
-_INF = float("inf")
-_MAX_PLAIN_K = 1 << 12
 
 Ints = NDArray[np.int64]
 Embed = Callable[[list[str]], Any]
@@ -282,13 +277,8 @@ class Bank:
             DtypeError: a value that its field's kind is not compared with; text without an
                 embedder.
         """
-        # The plain call pays for nothing that it does not use.
         if (
-            queries.__class__ is np.ndarray
-            and k.__class__ is int
-            and 0 <= k <= _MAX_PLAIN_K
-            and queries.dtype is _FLOAT32
-            and where is None
+            where is None
             and candidates is None
             and scale is None
             and bias is None
@@ -296,19 +286,10 @@ class Bank:
             and max_score is None
             and backend is None
             and not self._is_open
-            and queries.ndim <= 2
-            and self._has_vectors
         ):
-            if queries.ndim == 1:
-                queries = queries[None]
-            shape = (len(queries), k)
-            scores = np.empty(shape, _SCORE)
-            ids = np.empty(shape, _ID)
-            self._pages.search(
-                self._handle, queries, k, None, None, None, None, None, -_INF, _INF, None, scores,
-                ids,
-            )  # fmt: skip
-            return tuple.__new__(Hits, (scores, ids))
+            hits = self._pages.search_plain(self._handle, queries, k)
+            if hits is not None:
+                return hits
         if _is_text(queries):
             queries = self._embedded("search", _texts("search", queries))
         options = {

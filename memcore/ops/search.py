@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from memcore import arrays
-from memcore.backends import engine
+from memcore.backends import engine, search_plain
 from memcore.errors import BackendError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
@@ -17,8 +17,6 @@ from memcore.ops import arguments
 METRICS = ("dot", "cosine", "l2")
 
 _INF = float("inf")
-_FLOAT32 = np.dtype(np.float32)
-_ndarray = np.ndarray
 
 
 def search(
@@ -80,7 +78,21 @@ def search(
         >>> memcore.search([1.0, 0.0], keys, 2, metric="cosine").ids.tolist()
         [[0, 2]]
     """
-    if keys.__class__ is not _ndarray and hasattr(keys, "search"):
+    if (
+        banks is None
+        and where is None
+        and mask is None
+        and candidates is None
+        and scale is None
+        and bias is None
+        and min_score is None
+        and max_score is None
+        and backend is None
+    ):
+        hits = search_plain(queries, keys, k, metric)
+        if hits is not None:
+            return hits
+    if hasattr(keys, "search"):
         options = {
             "where": where,
             "candidates": candidates,
@@ -174,12 +186,8 @@ def _search(
 ) -> Hits:
     mask, candidates, scale, bias, min_score, max_score = limits
     run = engine(op, backend)
-    asked, rows = queries, keys
-    # What `vectors` would say of float32 arrays, without the calls, which show in a small search.
-    if asked.__class__ is not _ndarray or asked.dtype is not _FLOAT32:
-        asked, _ = arrays.vectors(op, "queries", queries)
-    if rows.__class__ is not _ndarray or rows.dtype is not _FLOAT32:
-        rows, _ = arrays.vectors(op, "keys", keys)
+    asked, _ = arrays.vectors(op, "queries", queries)
+    rows, _ = arrays.vectors(op, "keys", keys)
     if asked.ndim == 1:
         asked = asked[None]
     try:
@@ -227,8 +235,6 @@ def _search(
         scores,
         ids,
     )
-    if queries.__class__ is _ndarray:
-        return tuple.__new__(Hits, (scores, ids))
     return Hits(arrays.like(queries, scores), arrays.like(queries, ids))
 
 
