@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "csrc" / "cpu" / "isa"
 ON_X86 = platform.machine() in {"x86_64", "AMD64"}
 SETS = ["scalar", "avx2", "avx512", "avx512vnni"] if ON_X86 else ["scalar", "neon"]
-# The instruction that only the int8 scan of a set has.
-MULTIPLY = {"avx2": "vpmaddubsw", "avx512": "vpmaddubsw", "avx512vnni": "vpdpbusd"}
+# The instruction that only the int8 scan of a set has, for queries in 8 bits or 16.
+MULTIPLY = {"avx2": "vpmaddwd", "avx512": "vpmaddwd", "avx512vnni": "vpdpbusd"}
 
 
 def run(*command: str | Path) -> str:

@@ -42,6 +42,11 @@ void Collector::offer(int64_t row, float lower, float upper) {
 
 void Collector::raise(float* lowers, int64_t n) {
   if (n < k_ || k_ == 0) return;
+  constexpr int64_t kSmall = 16;
+  if (k_ <= kSmall && n <= 8 * kBlockRows) {
+    threshold_ = std::max(threshold_, kernels().kth_largest(lowers, n / kBlockRows, k_));
+    return;
+  }
   std::nth_element(lowers, lowers + (k_ - 1), lowers + n, std::greater<>());
   threshold_ = std::max(threshold_, lowers[k_ - 1]);
 }

@@ -189,8 +189,8 @@ double probe_first_pass(int64_t n_blocks, int64_t dim, int64_t n_queries, double
   const std::vector<uint8_t> slab(n_blocks * block_bytes(dim), 129);
   const std::vector<int8_t> codes(quads(dim) * 4, 1);
   // No row reaches this offset, so no mask has a bit and no candidate costs anything.
-  const ScanQuery query = {codes.data(), 0,    0.0f, 1.0f,
-                           0.0f,         0.0f, 0.0f, std::numeric_limits<float>::lowest()};
+  const ScanQuery query = {
+      codes.data(), nullptr, 0, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f, std::numeric_limits<float>::lowest()};
   const int64_t tile = std::min(n_queries, kScanTileQueries);
   const std::vector<ScanQuery> queries(tile, query);
   std::vector<uint16_t> masks(tile * kScanBlocks);

@@ -58,41 +58,43 @@ Queries::Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, 
 }
 
 void Queries::reserve_codes() {
-  codes_.resize(static_cast<size_t>(n_) * quads(dim_) * 4);
+  codes_ = std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>(n_ * code_bytes()));
   quantized_.resize(n_);
 }
 
-void Queries::quantize(int64_t begin, int64_t end) {
+void Queries::quantize(int64_t q, bool is_alone) {
   const double dim = static_cast<double>(dim_);
   // docs/score.md, "The certificate". kOutward covers the roundings of the bounds themselves.
   constexpr double kOutward = 1 + 0x1p-16;
   const double rounding = (dim / 16 + 40) * 0x1p-24 * kOutward;
-  for (int64_t q = begin; q < end; ++q) {
-    Quantized& out = quantized_[q];
-    float error;
-    int32_t sum;
-    out.is_bounded =
-        kernels().quantize_query(rows_[q], dim_, norms_[q], codes_.data() + q * quads(dim_) * 4,
-                                 &out.bound.slope, &error, &sum);
-    if (!out.is_bounded) continue;
-    out.start = -128 * sum;
-    const double norm = static_cast<double>(norms_[q]) * (1 + rounding);
-    const double left = static_cast<double>(error);
-    out.bound.metric = metric_;
-    out.bound.error_weight = round_up((norm * (1 + rounding) + left) * kOutward);
-    // A row's norm is its canonical one, which may lie below the true one by less than 2^-10 of it.
-    out.bound.norm_weight = round_up((left + rounding * norm) * kOutward * (1 + 0x1p-10));
-    out.bound.underflow = round_up((dim + 64) * 0x1p-149);
-    out.bound.norm = norms_[q];
-    out.bound.slack = round_up(2 * rounding * (1 + 0x1p-10));
-  }
+  Quantized& out = quantized_[q];
+  out.is_alone = is_alone;
+  float error;
+  int32_t sum;
+  out.is_bounded =
+      kernels().quantize_query(rows_[q], dim_, norms_[q], is_alone, codes_.get() + q * code_bytes(),
+                               &out.bound.slope, &error, &sum);
+  if (!out.is_bounded) return;
+  // Modulo 2^32, as the sums are.
+  out.start = static_cast<int32_t>(-128 * static_cast<int64_t>(sum));
+  const double norm = static_cast<double>(norms_[q]) * (1 + rounding);
+  const double left = static_cast<double>(error);
+  out.bound.metric = metric_;
+  out.bound.error_weight = round_up((norm * (1 + rounding) + left) * kOutward);
+  // A row's norm is its canonical one, which may lie below the true one by less than 2^-10 of it.
+  out.bound.norm_weight = round_up((left + rounding * norm) * kOutward * (1 + 0x1p-10));
+  out.bound.underflow = round_up((dim + 64) * 0x1p-149);
+  out.bound.norm = norms_[q];
+  out.bound.slack = round_up(2 * rounding * (1 + 0x1p-10));
 }
 
 ScanQuery Queries::aim(int64_t q, float threshold) const {
   const Quantized& from = quantized_[q];
   const BoundQuery& bound = from.bound;
   ScanQuery out;
-  out.codes = codes_.data() + q * quads(dim_) * 4;
+  const uint8_t* codes = codes_.get() + q * code_bytes();
+  out.codes = from.is_alone ? nullptr : reinterpret_cast<const int8_t*>(codes);
+  out.wide_codes = from.is_alone ? reinterpret_cast<const int16_t*>(codes) : nullptr;
   out.start = from.start;
   out.slope = bound.slope;
   out.inverse_slope = 1.0f / bound.slope;

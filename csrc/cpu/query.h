@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels.h"
@@ -21,12 +22,12 @@ class Queries {
   const float* values(int64_t q) const { return rows_[q]; }
   float norm(int64_t q) const { return norms_[q]; }
 
-  // Prepares queries begin … end - 1 for the first pass. Safe to call for disjoint ranges at the
-  // same time.
-  void quantize(int64_t begin, int64_t end);
-
   // Makes room for quantize. Call once before it.
   void reserve_codes();
+
+  // Prepares query q for the first pass; if it is alone, in 16 bits, which are read no slower than
+  // the rows come. Safe to call for different queries at the same time.
+  void quantize(int64_t q, bool is_alone);
 
   // Whether the first pass can take this query: it was quantised, and is not so small that bounds
   // could underflow.
@@ -40,7 +41,7 @@ class Queries {
   struct Quantized {
     BoundQuery bound;
     int32_t start;
-    bool is_bounded;
+    bool is_bounded, is_alone;
   };
 
   int64_t n_, dim_;
@@ -48,7 +49,9 @@ class Queries {
   std::vector<float> widened_;
   std::vector<const float*> rows_;
   std::vector<float> norms_;
-  std::vector<int8_t> codes_;
+  // Room for 16 bits a component; the codes of a query begin at a multiple of code_bytes().
+  int64_t code_bytes() const { return (dim_ + 15) / 16 * 32; }
+  std::unique_ptr<uint8_t[]> codes_;
   std::vector<Quantized> quantized_;
 };
 

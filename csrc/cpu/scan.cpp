@@ -114,13 +114,21 @@ void Scan::visit_range(const RowSource& source, int64_t first, int64_t n, const 
       if (allowed == nullptr || allowed[b] != 0) to.add(source, first + b, source.block(first + b));
     }
   };
+  // The clock is not for every group: only after so many products.
+  constexpr int64_t kPolledProducts = int64_t{1} << 22;
+  const int64_t products = n_ * queries_->dim() * kScanBlocks * kBlockRows;
+  int64_t since = 0;
   fill(group);
   while (group.n_blocks > 0) {
     fill(next);
     group.has_next = next.n_blocks == group.n_blocks;
     if (group.has_next) std::copy(next.blocks, next.blocks + next.n_blocks, group.next);
     visit(group, everyone(), n_);
-    interrupt.poll();
+    since += products;
+    if (since >= kPolledProducts) {
+      interrupt.poll();
+      since = 0;
+    }
     group = next;
   }
 }
@@ -182,24 +190,25 @@ void Scan::settle(bool offers) {
     Collector& collector = *collectors_[i];
     const int64_t n_blocks = measured_[i];
     measured_[i] = 0;
-    const float* lower = lower_.data() + i * kDenseRows;
+    if (n_blocks == 0) continue;
+    float* lower = lower_.data() + i * kDenseRows;
     const float* upper = upper_.data() + i * kDenseRows;
+    const float most = collector.range().max;
     // A row too good to be returned may not raise the threshold.
-    const auto counted = [&](int64_t r) {
-      return upper[r] <= collector.range().max ? lower[r] : -kInfinity;
-    };
+    for (int64_t r = 0; most < kInfinity && r < n_blocks * kBlockRows; ++r) {
+      if (!(upper[r] <= most)) lower[r] = -kInfinity;
+    }
 
     // The best of each lane are 16 different rows: for small k, a threshold without a selection.
-    values_.assign(kBlockRows, -kInfinity);
-    for (int64_t r = 0; r < n_blocks * kBlockRows; ++r) {
-      values_[r % kBlockRows] = std::max(values_[r % kBlockRows], counted(r));
-    }
+    values_.resize(kBlockRows);
+    kernels().lane_tops(lower, n_blocks, values_.data());
     collector.raise(values_.data(), kBlockRows);
     reached_.resize(n_blocks * kBlockRows);
     const int64_t n = kernels().at_least(upper, n_blocks, collector.threshold(), reached_.data());
-    values_.resize(n);
-    for (int64_t j = 0; j < n; ++j) values_[j] = counted(reached_[j]);
-    collector.raise(values_.data(), n);
+    values_.resize((n + kBlockRows - 1) / kBlockRows * kBlockRows);
+    for (int64_t j = 0; j < n; ++j) values_[j] = lower[reached_[j]];
+    std::fill(values_.begin() + n, values_.end(), -kInfinity);
+    collector.raise(values_.data(), static_cast<int64_t>(values_.size()));
     if (!offers) {
       aim(i);
       continue;

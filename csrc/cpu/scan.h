@@ -37,7 +37,8 @@ class Collector {
   // A row that reaches the threshold, once the threshold holds for all rows.
   void keep(int64_t row, float upper) { candidates_.push_back({row, upper}); }
 
-  // Learns from n proven lower bounds, each of another row. Reorders them.
+  // Learns from n proven lower bounds, each of another row or -infinity; n is a multiple of 16.
+  // Reorders them.
   void raise(float* lowers, int64_t n);
 
   // Starts the rows of the likeliest candidates on their way into the cache.

@@ -259,7 +259,8 @@ void search(Queries& queries, const KeysView& keys, const int64_t* offsets, cons
       (n_queries >= kFewQueries || options.first_pass == FirstPass::kOn)) {
     queries.reserve_codes();
     parallel_for((n_queries + kTileQueries - 1) / kTileQueries, [&](int64_t t) {
-      queries.quantize(t * kTileQueries, std::min(n_queries, (t + 1) * kTileQueries));
+      for (int64_t q = t * kTileQueries; q < std::min(n_queries, (t + 1) * kTileQueries); ++q)
+        queries.quantize(q, n_queries == 1);
     });
   }
   std::vector<int64_t> order(n_queries);

@@ -16,7 +16,7 @@ struct WeightColumns {
 };
 
 // The rows of a bank, while the lock of its pages is held.
-class BankRows : public RowSource {
+class BankRows final : public RowSource {
  public:
   BankRows() = default;
   BankRows(const Pages& pages, const BankView& bank, WeightColumns weights)

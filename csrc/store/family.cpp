@@ -44,8 +44,11 @@ void FamilySearch::begin(const Pages& pages, const Queries& queries, const BankV
     scanned_.push_back(static_cast<int32_t>(i));
   }
   shared_mask_ = scanned_.empty() ? nullptr : members_[scanned_[0]].allowed;
+  is_one_bank_ = !scanned_.empty();
   for (const int32_t i : scanned_) {
     if (members_[i].allowed != shared_mask_) shared_mask_ = nullptr;
+    is_one_bank_ &= members_[i].rows.bank().pages == members_[scanned_[0]].rows.bank().pages &&
+                    members_[i].rows.n_rows() == members_[scanned_[0]].rows.n_rows();
   }
   const bool is_weighted = options.weights.scale >= 0 || options.weights.bias >= 0;
   scan_.begin(queries, pointers_.data(), static_cast<int64_t>(pointers_.size()), is_weighted);
@@ -157,6 +160,11 @@ void FamilySearch::each_shared(int64_t first, int64_t last,
         any |= shared_mask_[b];
       if (any == 0) continue;
     }
+    if (is_one_bank_) {
+      const int64_t n_here = std::min(n, members_[scanned_[0]].rows.n_blocks() - p);
+      if (n_here > 0) look_at(p, n_here, scan_.everyone(), n_scanned, upcoming, look);
+      continue;
+    }
     remaining_.clear();
     for (int32_t j = 0; j < n_scanned; ++j) {
       if (p < members_[scanned_[j]].rows.n_blocks()) remaining_.push_back(j);
@@ -189,6 +197,10 @@ void FamilySearch::scan(int64_t first, int64_t last, const std::vector<const uin
                   scan_.measure(group, subset, n);
                 });
     scan_.settle(true);
+  } else if (is_one_bank_) {
+    const int64_t end = std::min(last, members_[scanned_[0]].rows.n_blocks());
+    scan_.visit_range(members_[scanned_[0]].rows, first, end - first,
+                      shared_mask_ == nullptr ? nullptr : shared_mask_ + first, interrupt);
   } else {
     each_shared(first, last, &upcoming,
                 [&](const BlockGroup& group, const int32_t* subset, int64_t n) {

@@ -71,6 +71,8 @@ class FamilySearch {
   int64_t n_masks_ = 0;
   // All members have this mask, so that blocks without an allowed row are passed over.
   const uint16_t* shared_mask_ = nullptr;
+  // All members look at the pages of one bank.
+  bool is_one_bank_ = false;
   Scan scan_;
   ScoreRange range_;
 };

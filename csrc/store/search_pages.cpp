@@ -55,6 +55,8 @@ class PageSearch {
       std::stable_sort(order_.begin(), order_.end(), is_before);
     }
     make_jobs();
+    has_first_pass_ = options_.first_pass != FirstPass::kOff && pages_.slab().dim() <= kMaxScanDim;
+    if (has_first_pass_) queries_.reserve_codes();
     if (jobs_.size() == 1 && jobs_[0].is_large() && n_threads() > 1) return run_in_parts(jobs_[0]);
     make_tasks();
     parallel_for(static_cast<int64_t>(tasks_.size()) - 1,
@@ -99,6 +101,11 @@ class PageSearch {
     tasks_.push_back(static_cast<int64_t>(jobs_.size()));
   }
 
+  void quantize(const Job& job) {
+    if (!has_first_pass_) return;
+    for (int64_t i = job.begin; i < job.end; ++i) queries_.quantize(order_[i], job.size() == 1);
+  }
+
   // One family after the other; the rows of each are scored while those of the next are looked for.
   void run_jobs(int64_t begin, int64_t end) {
     thread_local FamilySearch searches[2];
@@ -107,8 +114,15 @@ class PageSearch {
     for (int64_t j = begin; j < end; ++j) {
       FamilySearch& now = searches[j % 2];
       const Job& job = jobs_[j];
+      quantize(job);
       now.begin(pages_, queries_, banks_.data(), order_.data() + job.begin, job.size(), options_);
       upcoming.clear();
+      if (j + 1 < end) {
+        const int64_t first = jobs_[j + 1].begin;
+        const int64_t n = std::min(jobs_[j + 1].size(), FamilySearch::kDenseQueries);
+        for (int64_t i = first; i < first + n; ++i)
+          prefetch_row(queries_.values(order_[i]), queries_.dim() * int64_t{sizeof(float)});
+      }
       if (j + 1 < end && pages_.slab().dim() > 0) {
         const BankView& next = banks_[order_[jobs_[j + 1].begin]];
         const int64_t n_next = std::min(kScanBlocks, (next.n_rows + kBlockRows - 1) / kBlockRows);
@@ -134,6 +148,7 @@ class PageSearch {
 
   // Few queries at one large bank: each thread takes a part of its blocks.
   void run_in_parts(const Job& job) {
+    quantize(job);
     const int64_t n_parts = std::clamp<int64_t>(job.n_blocks / Scan::kDenseBlocks, 1, n_threads());
     std::vector<FamilySearch> parts(n_parts);
     parallel_for(n_parts, [&](int64_t part) {
@@ -206,6 +221,7 @@ class PageSearch {
   std::vector<BankView> banks_;
   std::vector<int64_t> order_;
   std::vector<Job> jobs_;
+  bool has_first_pass_ = false;
   // Task t runs jobs tasks_[t] … tasks_[t + 1] - 1.
   std::vector<int64_t> tasks_;
 };
@@ -216,15 +232,6 @@ void search_pages(Pages& pages, const Int64View& handles, Queries& queries,
                   const PageSearchOptions& options, Interrupt& interrupt, int64_t width,
                   float* scores, int64_t* ids) {
   const FloatEnv env;
-  const int64_t n = queries.size();
-  if (options.first_pass != FirstPass::kOff && options.candidates == nullptr &&
-      queries.dim() <= kMaxScanDim) {
-    constexpr int64_t kTaskQueries = 512;
-    queries.reserve_codes();
-    parallel_for((n + kTaskQueries - 1) / kTaskQueries, [&](int64_t t) {
-      queries.quantize(t * kTaskQueries, std::min(n, (t + 1) * kTaskQueries));
-    });
-  }
   const std::shared_lock<RwLock> lock(pages.lock());
   PageSearch(pages, handles, queries, options, interrupt, width, scores, ids).run();
 }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import memcore
-from cases import CASES, DIMS, METRICS, SIZES, normal
+from cases import CASES, DIMS, METRICS, SIZES, Case, normal
 from compare import assert_hits, bits
 from containers import CONTAINERS, from_bfloat16, to_bfloat16
 from memcore import reference
@@ -206,6 +206,24 @@ def test_large_dims(isa, dim, metric, rng):
     queries[0] = 1
     expected = reference.search(queries, keys, 9, metric=metric)
     assert_hits(memcore.search(queries, keys, 9, metric=metric), expected)
+
+
+@pytest.mark.parametrize("dim", [2, 4, 50, 1024, 32768])
+def test_codes_at_their_limits(isa, dim, rng):
+    """Sums of products as large as they get, for queries in a batch and for one that is alone."""
+    keys = np.where(rng.random((300 if dim < 5000 else 40, dim)) < 0.5, -1, 1).astype(np.float32)
+    keys[1], keys[2], keys[3, 1:] = 1, -1, 1
+    keys[4, ::2], keys[4, 1::2] = 1, -1
+    level = rng.uniform(-1, 1, dim).astype(np.float32)
+    level[:2] = 1
+    queries = np.stack([keys[1], keys[2], keys[4], keys[1] * (np.arange(dim) % 2 == 0), level])
+    for metric in METRICS:
+        scores, ids = reference.search(queries, keys, 5, metric=metric)
+        hits = run_native(Case(queries, keys, 5, {}), metric, True)
+        assert_hits(hits, (scores, ids), f"{metric}, together")
+        for i in range(len(queries)):
+            hits = run_native(Case(queries[i : i + 1], keys, 5, {}), metric, True)
+            assert_hits(hits, (scores[i : i + 1], ids[i : i + 1]), f"{metric}, query {i}")
 
 
 def test_one_vector_is_one_query(backend, rng):

@@ -30,7 +30,9 @@ inline constexpr int64_t kScanBlocks = 4;
 //   offset < 0.
 struct ScanQuery {
   const int8_t* codes;  // [quads][4]
-  int32_t start;        // -128 * sum(codes): undoes the offset of the rows
+  // Instead of codes where a query is alone: [quads][4], components of a four in the order 0 2 1 3.
+  const int16_t* wide_codes;
+  int32_t start;  // -128 * sum(codes): undoes the offset of the rows
   float slope;
   float inverse_slope;
   float error_weight;
@@ -73,9 +75,6 @@ struct AttendKernels {
 struct Kernels {
   const char* name;
 
-  // The largest |code| of a query that cannot overflow this set's int8 multiply.
-  int32_t query_limit;
-
   // sums[i] = the canonical dot (or sum of squared differences) of query (dim,) float32 and
   // rows[i].
   void (*dot_rows)(const float* query, const void* const* rows, DType dtype, int64_t n_rows,
@@ -94,14 +93,20 @@ struct Kernels {
   // row beyond the bounds' reach gets an infinite error: it is always a candidate.
   void (*shadow_rows)(const void* const* rows, DType dtype, int64_t dim, uint8_t* block);
 
-  // codes [quads][4] = the query in steps of *scale, zero where dim ends. *error bounds the norm of
-  // what that leaves out; *sum is the sum of the codes. Returns false, and writes nothing, for a
-  // query too small for the bounds.
-  bool (*quantize_query)(const float* query, int64_t dim, float norm, int8_t* codes, float* scale,
-                         float* error, int32_t* sum);
+  // codes [dim, in whole 16s] = the query in steps of *scale, zero where dim ends: int8, or int16
+  // in the order of wide_codes. *error bounds the norm of what that leaves out; *sum is the sum of
+  // the codes. Returns false, and writes nothing, for a query too small for the bounds.
+  bool (*quantize_query)(const float* query, int64_t dim, float norm, bool is_wide, void* codes,
+                         float* scale, float* error, int32_t* sum);
 
   // out[0 … n) = the positions of the values >= threshold (NaN counts), in order. Returns how many.
   int64_t (*at_least)(const float* values, int64_t n_blocks, float threshold, int32_t* out);
+
+  // out[i] = the largest of values[i], values[16 + i], …
+  void (*lane_tops)(const float* values, int64_t n_blocks, float* out);
+
+  // The k-th largest of 16 n_blocks values, none of them NaN. For small k.
+  float (*kth_largest)(const float* values, int64_t n_blocks, int64_t k);
 
   // First pass: masks[q * n_blocks + b] has bit r set if row r of block b may matter to query q.
   // Where any bit of a query's blocks is set, dots[(q * n_blocks + b) * 16 + r] holds their int8

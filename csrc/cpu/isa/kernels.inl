@@ -166,8 +166,8 @@ namespace memcore {
 
 // const objects are local to their file unless declared extern first.
 extern const Kernels MEMCORE_KERNELS;
-const Kernels MEMCORE_KERNELS = {MEMCORE_ISA_NAME, kQueryLimit, dot_rows,    l2_rows,
-                                 square_rows,      widen,       shadow_rows, quantize_query,
-                                 at_least,         scan,        bounds,      kAttendKernels};
+const Kernels MEMCORE_KERNELS = {
+    MEMCORE_ISA_NAME, dot_rows,  l2_rows,     square_rows, widen,  shadow_rows,   quantize_query,
+    at_least,         lane_tops, kth_largest, scan,        bounds, kAttendKernels};
 
 }  // namespace memcore

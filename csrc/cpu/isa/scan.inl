@@ -43,7 +43,7 @@ int32_t ruled_out_dot(const BlockLimits& block, const ScanQuery& query) {
 }
 
 // Inlined into its callers, the loop would lose registers to them.
-template <int kQueries, int kBlocks, bool kFetch>
+template <int kQueries, int kBlocks, bool kFetch, bool kIsWide>
 [[gnu::noinline]] void scan_tile(const uint8_t* const* blocks, const uint8_t* const* next,
                                  [[maybe_unused]] const BlockLimits* limits, int64_t n_blocks,
                                  int64_t dim, const ScanQuery* queries, uint16_t* masks,
@@ -71,9 +71,15 @@ template <int kQueries, int kBlocks, bool kFetch>
     }
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
-      const QueryCodes codes = broadcast_codes(queries[q].codes + 4 * quad);
+      if constexpr (kIsWide) {
+        const WideCodes codes = broadcast_wide(queries[q].wide_codes + 4 * quad);
 #pragma GCC unroll 16
-      for (int r = 0; r < kRegisters; ++r) dot_codes(sum[q][r], rows[r], codes);
+        for (int r = 0; r < kRegisters; ++r) dot_wide(sum[q][r], rows[r], codes);
+      } else {
+        const QueryCodes codes = broadcast_codes(queries[q].codes + 4 * quad);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRegisters; ++r) dot_codes(sum[q][r], rows[r], codes);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -104,21 +110,31 @@ template <int kQueries, int kBlocks, bool kFetch>
   }
 }
 
-template <int kQueries, bool kFetch>
+template <int kQueries, bool kFetch, bool kIsWide>
 void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next,
                   const BlockLimits* limits, int64_t n_blocks, int64_t dim,
                   const ScanQuery* queries, uint16_t* masks, int32_t* dots) {
   constexpr int kBlocks = tile_blocks(kQueries);
   int64_t b = 0;
-  for (; b + kBlocks <= n_blocks; b += kBlocks) {
-    scan_tile<kQueries, kBlocks, kFetch>(blocks + b, next + b,
-                                         limits == nullptr ? nullptr : limits + b, n_blocks, dim,
-                                         queries, masks + b, dots + b * kBlockRows);
+  const auto run = [&](auto count) {
+    constexpr int kHere = decltype(count)::value;
+    if constexpr (kFetch) {
+      // The tile asks for codes only: one pointer more would cost it a register.
+      for (int i = 0; i < kHere; ++i) {
+        const uint8_t* meta = next[b + i] + block_codes_bytes(dim);
+        for (int line = 0; line < 3; ++line) __builtin_prefetch(meta + 64 * line);
+      }
+    }
+    scan_tile<kQueries, kHere, kFetch, kIsWide>(blocks + b, next + b,
+                                                limits == nullptr ? nullptr : limits + b, n_blocks,
+                                                dim, queries, masks + b, dots + b * kBlockRows);
+    b += kHere;
+  };
+  while (b + kBlocks <= n_blocks) run(Count<kBlocks>{});
+  if constexpr (kBlocks > 2) {
+    if (b + 2 <= n_blocks) run(Count<2>{});
   }
-  for (; b < n_blocks; ++b) {
-    scan_tile<kQueries, 1, kFetch>(blocks + b, next + b, limits == nullptr ? nullptr : limits + b,
-                                   n_blocks, dim, queries, masks + b, dots + b * kBlockRows);
-  }
+  while (b < n_blocks) run(Count<1>{});
 }
 
 void scan(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
@@ -134,11 +150,15 @@ void scan(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_bl
   int64_t q = 0;
   const auto run = [&](auto count, auto fetch) {
     constexpr int kQueries = decltype(count)::value;
-    scan_queries<kQueries, decltype(fetch)::value != 0>(blocks, fetched, limits, n_blocks, dim,
-                                                        queries + q, masks + q * n_blocks,
-                                                        dots + q * n_blocks * kBlockRows);
+    scan_queries<kQueries, decltype(fetch)::value != 0, false>(
+        blocks, fetched, limits, n_blocks, dim, queries + q, masks + q * n_blocks,
+        dots + q * n_blocks * kBlockRows);
     q += kQueries;
   };
+  if (n_queries == 1 && queries[0].wide_codes != nullptr) {
+    return scan_queries<1, true, true>(blocks, fetched, limits, n_blocks, dim, queries, masks,
+                                       dots);
+  }
   // The first tile of queries asks for the next blocks, and is a small one: their pointers cost
   // registers.
   if (next != nullptr) {
@@ -168,6 +188,28 @@ int64_t at_least(const float* values, int64_t n_blocks, float threshold, int32_t
       out[n++] = static_cast<int32_t>(b * kBlockRows + __builtin_ctz(mask));
   }
   return n;
+}
+
+void lane_tops(const float* values, int64_t n_blocks, float* out) {
+  F32 top = load(values);
+  for (int64_t b = 1; b < n_blocks; ++b) top = max(top, load(values + b * kBlockRows));
+  store(out, top);
+}
+
+float kth_largest(const float* values, int64_t n_blocks, int64_t k) {
+  // The largest, the largest below it, and so on, until k values have been met.
+  float limit = __builtin_inff();
+  while (true) {
+    F32 top = broadcast(-__builtin_inff());
+    for (int64_t b = 0; b < n_blocks; ++b)
+      top = max(top, below(load(values + b * kBlockRows), limit));
+    limit = max_lane(top);
+    if (limit == -__builtin_inff()) return limit;
+    int64_t n = 0;
+    for (int64_t b = 0; b < n_blocks; ++b)
+      n += __builtin_popcount(not_negative(sub(load(values + b * kBlockRows), broadcast(limit))));
+    if (n >= k) return limit;
+  }
 }
 
 void bounds(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQuery& query,

@@ -47,11 +47,11 @@ void survey_rows(const void* const* rows, int64_t dim, float* squares, float* to
 }
 
 // The codes of 16 components, and the squares of what they leave out.
-Codes quantize16(const F32& x, float inverse, float step, F32& residual) {
+I32 quantize16(const F32& x, float inverse, float step, F32& residual) {
   const I32 codes = to_int(mul(x, broadcast(inverse)));
   const F32 left = sub(x, mul(to_float(codes), broadcast(step)));
   residual = add(residual, mul(left, left));
-  return pack_codes(codes);
+  return codes;
 }
 
 // n_bytes of each of the first groups: where whole words would overwrite what lies beside them.
@@ -82,7 +82,8 @@ void quantize_rows(const void* const* rows, int64_t dim, const float* inverses, 
   for (; i + 16 <= dim; i += 16) {
 #pragma GCC unroll 2
     for (int r = 0; r < kRows; ++r)
-      codes[r] = quantize16(Row::load16(row[r] + i), inverses[r], steps[r], residual[r]);
+      codes[r] =
+          pack_codes(quantize16(Row::load16(row[r] + i), inverses[r], steps[r], residual[r]));
     if constexpr (kRows == 2) {
       __builtin_prefetch(reinterpret_cast<const char*>(row[0] + i) + ahead);
       __builtin_prefetch(reinterpret_cast<const char*>(row[1] + i) + ahead);
@@ -93,8 +94,8 @@ void quantize_rows(const void* const* rows, int64_t dim, const float* inverses, 
   }
   if (i < dim) {
     for (int r = 0; r < kRows; ++r)
-      codes[r] =
-          quantize16(load_tail<Row>(row[r] + i, dim - i), inverses[r], steps[r], residual[r]);
+      codes[r] = pack_codes(
+          quantize16(load_tail<Row>(row[r] + i, dim - i), inverses[r], steps[r], residual[r]));
     store_some(codes[0], codes[kRows - 1], quads(dim - i), 4 * kRows, to + 16 * i);
   }
   for (int r = 0; r < kRows; ++r) residuals[r] = fold(residual[r]);
@@ -166,37 +167,53 @@ void shadow_rows(const void* const* rows, DType dtype, int64_t dim, uint8_t* blo
   with_row_type(dtype, [=](auto row) { shadow_block<decltype(row)>(rows, dim, block); });
 }
 
-bool quantize_query(const float* query, int64_t dim, float norm, int8_t* codes, float* scale,
-                    float* error, int32_t* sum) {
-  const void* row = query;
-  float square, top;
-  survey_rows<Float32Row, 1>(&row, dim, &square, &top);
-  if (top < kSmallest) return false;
-  const float limit = static_cast<float>(kQueryLimit);
-  *scale = top / limit;
-  F32 residual = broadcast(0.0f);
-  int32_t total = 0;
+// The largest number of steps in a component: what the sums of the first pass can take.
+float widest_code(int64_t dim) {
+  const int64_t most = (int64_t{1} << 24) / dim;
+  return static_cast<float>(most < 32767 ? most : 32767);
+}
+
+template <class Code>
+bool quantize_as(const float* query, int64_t dim, float norm, Code* codes, float* scale,
+                 float* error, int32_t* sum) {
+  constexpr bool kIsWide = sizeof(Code) == 2;
+  const auto word = [=](int64_t i) {
+    return i + 16 <= dim ? load(query + i) : load_tail<Float32Row>(query + i, dim - i);
+  };
+  F32 largest = broadcast(0.0f), reach = broadcast(0.0f);
   for (int64_t i = 0; i < dim; i += 16) {
-    const int64_t n = dim - i < 16 ? dim - i : 16;
-    const F32 x = n == 16 ? load(query + i) : load_tail<Float32Row>(query + i, n);
-    const Codes word = quantize16(x, limit / top, *scale, residual);
-    uint8_t lines[4 * 64];
-    store_codes(word, word, lines);
-    for (int64_t g = 0; g < quads(n); ++g) {
-      for (int64_t j = 4 * g; j < 4 * g + 4; ++j) {
-        // Queries are signed: the offset of 128 comes off again.
-        codes[i + j] = static_cast<int8_t>(lines[60 * g + j] ^ 128);
-        total += codes[i + j];
-      }
-    }
+    const F32 x = word(i);
+    largest = max(largest, abs(x));
+    // Components of one sign that are multiplied as a pair count together.
+    if constexpr (kAddsPairs && !kIsWide) reach = max(reach, abs(add(x, swap_pairs(x))));
+  }
+  if (max_lane(largest) < kSmallest) return false;
+  const float top = max_lane(max(largest, reach));
+  const float limit = kIsWide ? widest_code(dim) : 127.0f;
+  const float inverse = limit / top;
+  *scale = top / limit;
+  F32 residual = broadcast(0.0f), total = broadcast(0.0f);
+  for (int64_t i = 0; i < dim; i += 16) {
+    const I32 rounded = quantize16(word(i), inverse, *scale, residual);
+    store_codes(rounded, codes + i);
+    // Exact: the sum stays below 2^24.
+    total = add(total, to_float(rounded));
   }
   // As for rows.
-  const double d = static_cast<double>(dim);
+  const double n = static_cast<double>(dim);
   *error =
-      round_up(__builtin_sqrt(static_cast<double>(fold(residual))) * (1 + (d / 16 + 8) * 0x1p-24) +
-               0x1p-21 * static_cast<double>(norm) + __builtin_sqrt(d) * 0x1p-74);
-  *sum = total;
+      round_up(__builtin_sqrt(static_cast<double>(fold(residual))) * (1 + (n / 16 + 8) * 0x1p-24) +
+               0x1p-21 * static_cast<double>(norm) + __builtin_sqrt(n) * 0x1p-74);
+  *sum = static_cast<int32_t>(fold(total));
   return true;
+}
+
+bool quantize_query(const float* query, int64_t dim, float norm, bool is_wide, void* codes,
+                    float* scale, float* error, int32_t* sum) {
+  if (is_wide) {
+    return quantize_as(query, dim, norm, static_cast<int16_t*>(codes), scale, error, sum);
+  }
+  return quantize_as(query, dim, norm, static_cast<int8_t*>(codes), scale, error, sum);
 }
 
 }  // namespace

@@ -20,8 +20,8 @@ inline constexpr int kTileQueries = 4;
 inline constexpr int tile_blocks(int n_queries) {
   return n_queries == 1 ? 4 : n_queries == 2 ? 2 : 1;
 }
-// vpmaddubsw adds two products in 16 bits: 2 * 255 * 63 fits.
-inline constexpr int32_t kQueryLimit = 63;
+// vpmaddubsw adds two products in 16 bits: 255 * 128 fits.
+inline constexpr bool kAddsPairs = true;
 
 inline F32 broadcast(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
 inline F32 load(const float* from) { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)}; }
@@ -79,6 +79,18 @@ inline F32 power_of_two(F32 shifted) {
   return {power(shifted.low), power(shifted.high)};
 }
 
+// Components 1 0 3 2 …
+inline F32 swap_pairs(F32 a) {
+  return {_mm256_permute_ps(a.low, 0xb1), _mm256_permute_ps(a.high, 0xb1)};
+}
+
+// a where a < limit, else -infinity.
+inline F32 below(F32 a, float limit) {
+  const __m256 limits = _mm256_set1_ps(limit), none = _mm256_set1_ps(-__builtin_inff());
+  return {_mm256_blendv_ps(none, a.low, _mm256_cmp_ps(a.low, limits, _CMP_LT_OQ)),
+          _mm256_blendv_ps(none, a.high, _mm256_cmp_ps(a.high, limits, _CMP_LT_OQ))};
+}
+
 inline float max_lane(F32 a) {
   const __m256 eight = _mm256_max_ps(a.low, a.high);
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -128,6 +140,21 @@ inline void store_codes(Codes first, Codes second, uint8_t* to) {
   _mm_storeh_pd(line(3), odd);
 }
 
+// 16 codes of a query: int8 as they are, int16 in the order 0 2 1 3 of each four.
+inline void store_codes(I32 a, int8_t* to) {
+  const __m256i words = _mm256_packs_epi32(a.low, a.high);
+  const __m256i bytes = _mm256_packs_epi16(words, words);
+  // Packing works within halves: the fours come out in the order 0 2 . . 1 3 . .
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order)));
+}
+inline void store_codes(I32 a, int16_t* to) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.low, a.high), 0xd8);
+  const __m256i swapped = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(words, 0xd8), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), swapped);
+}
+
 // 16 rows of four codes, and their sums: registers 0 and 1 of a word hold rows 0-7 and 8-15.
 inline constexpr int kWordRegisters = 2;
 using SumRegister = __m256i;
@@ -149,6 +176,22 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
   __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
           : "+x"(sum), "=&x"(products)
           : "x"(rows), "x"(query), "x"(_mm256_set1_epi16(1)));
+}
+
+// Queries in 16 bits: components 0 and 2 of four, and 1 and 3.
+struct WideCodes {
+  __m256i even, odd;
+};
+inline WideCodes broadcast_wide(const int16_t* from) {
+  int32_t codes[2];
+  __builtin_memcpy(codes, from, 8);
+  return {_mm256_set1_epi32(codes[0]), _mm256_set1_epi32(codes[1])};
+}
+inline void dot_wide(SumRegister& sum, CodesRegister rows, const WideCodes& query) {
+  const __m256i even = _mm256_and_si256(rows, _mm256_set1_epi16(255));
+  const __m256i odd = _mm256_srli_epi16(rows, 8);
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(even, query.even));
+  sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, query.odd));
 }
 
 inline bool any_above(const SumRegister* sums, int32_t limit) {

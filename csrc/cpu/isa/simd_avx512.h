@@ -16,11 +16,11 @@ using I32 = __m512i;
 inline constexpr int tile_blocks(int) { return 4; }
 #ifdef __AVX512VNNI__
 inline constexpr int kTileQueries = 6;
-inline constexpr int32_t kQueryLimit = 127;
+inline constexpr bool kAddsPairs = false;
 #else
 inline constexpr int kTileQueries = 4;
-// vpmaddubsw adds two products in 16 bits: 2 * 255 * 63 fits.
-inline constexpr int32_t kQueryLimit = 63;
+// vpmaddubsw adds two products in 16 bits: 255 * 128 fits.
+inline constexpr bool kAddsPairs = true;
 #endif
 
 inline F32 broadcast(float value) { return _mm512_set1_ps(value); }
@@ -52,6 +52,15 @@ inline F32 max_number(F32 a, F32 b) { return max(a, b); }
 inline F32 power_of_two(F32 shifted) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(
       _mm512_add_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(127)), 23));
+}
+
+// Components 1 0 3 2 …
+inline F32 swap_pairs(F32 a) { return _mm512_shuffle_ps(a, a, 0xb1); }
+
+// a where a < limit, else -infinity.
+inline F32 below(F32 a, float limit) {
+  const __mmask16 is_below = _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_LT_OQ);
+  return _mm512_mask_blend_ps(is_below, _mm512_set1_ps(-__builtin_inff()), a);
 }
 
 inline float max_lane(F32 a) {
@@ -93,6 +102,23 @@ inline void store_codes(Codes first, Codes second, uint8_t* to) {
   _mm_storeh_pd(line(3), high);
 }
 
+// 16 codes of a query: int8 as they are, int16 in the order 0 2 1 3 of each four.
+inline void store_codes(I32 a, int8_t* to) {
+  int32_t code[16];
+  store_int(code, a);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(code[i]);
+}
+inline void store_codes(I32 a, int16_t* to) {
+  int32_t code[16];
+  store_int(code, a);
+  for (int i = 0; i < 16; i += 4) {
+    to[i] = static_cast<int16_t>(code[i]);
+    to[i + 1] = static_cast<int16_t>(code[i + 2]);
+    to[i + 2] = static_cast<int16_t>(code[i + 1]);
+    to[i + 3] = static_cast<int16_t>(code[i + 3]);
+  }
+}
+
 // 16 rows of four codes, and their sums.
 inline constexpr int kWordRegisters = 1;
 using SumRegister = __m512i;
@@ -121,6 +147,22 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
           : "+v"(sum), "=&v"(products)
           : "v"(rows), "v"(query), "v"(_mm512_set1_epi16(1)));
 #endif
+}
+
+// Queries in 16 bits: components 0 and 2 of four, and 1 and 3.
+struct WideCodes {
+  __m512i even, odd;
+};
+inline WideCodes broadcast_wide(const int16_t* from) {
+  int32_t codes[2];
+  __builtin_memcpy(codes, from, 8);
+  return {_mm512_set1_epi32(codes[0]), _mm512_set1_epi32(codes[1])};
+}
+inline void dot_wide(SumRegister& sum, CodesRegister rows, const WideCodes& query) {
+  const __m512i even = _mm512_and_si512(rows, _mm512_set1_epi32(0x00ff00ff));
+  const __m512i odd = _mm512_srli_epi16(rows, 8);
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(even, query.even));
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(odd, query.odd));
 }
 
 inline bool any_above(const SumRegister* sums, int32_t limit) {

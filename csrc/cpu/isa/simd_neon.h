@@ -20,7 +20,7 @@ inline constexpr int kTileQueries = 4;
 inline constexpr int tile_blocks(int n_queries) {
   return n_queries == 1 ? 4 : n_queries == 2 ? 2 : 1;
 }
-inline constexpr int32_t kQueryLimit = 127;
+inline constexpr bool kAddsPairs = false;
 
 #define MEMCORE_EACH_PART(expression)                                                \
   {                                                                                  \
@@ -66,6 +66,15 @@ inline F32 power_of_two(F32 shifted) {
       vshlq_n_s32(vaddq_s32(vreinterpretq_s32_f32(shifted.part[i]), vdupq_n_s32(127)), 23)));
 }
 
+// Components 1 0 3 2 …
+inline F32 swap_pairs(F32 a) { return MEMCORE_EACH_PART(vrev64q_f32(a.part[i])); }
+
+// a where a < limit, else -infinity.
+inline F32 below(F32 a, float limit) {
+  const float32x4_t limits = vdupq_n_f32(limit), none = vdupq_n_f32(-__builtin_inff());
+  return MEMCORE_EACH_PART(vbslq_f32(vcltq_f32(a.part[i], limits), a.part[i], none));
+}
+
 inline float max_lane(F32 a) {
   return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.part[0], a.part[1]), vmaxq_f32(a.part[2], a.part[3])));
 }
@@ -105,6 +114,23 @@ inline void store_codes(Codes first, Codes second, uint8_t* to) {
   }
 }
 
+// 16 codes of a query: int8 as they are, int16 in the order 0 2 1 3 of each four.
+inline void store_codes(I32 a, int8_t* to) {
+  int32_t code[16];
+  store_int(code, a);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(code[i]);
+}
+inline void store_codes(I32 a, int16_t* to) {
+  int32_t code[16];
+  store_int(code, a);
+  for (int i = 0; i < 16; i += 4) {
+    to[i] = static_cast<int16_t>(code[i]);
+    to[i + 1] = static_cast<int16_t>(code[i + 2]);
+    to[i + 2] = static_cast<int16_t>(code[i + 1]);
+    to[i + 3] = static_cast<int16_t>(code[i + 3]);
+  }
+}
+
 // 16 rows of four codes, and their sums. sdot wants signed rows: the offset of 128 comes off at the
 // load, and the start value that undoes it elsewhere is not needed.
 inline constexpr int kWordRegisters = 4;
@@ -123,6 +149,23 @@ inline QueryCodes broadcast_codes(const int8_t* from) {
 }
 inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
   sum = vdotq_s32(sum, rows, query);
+}
+
+// Queries in 16 bits: components 0 and 2 of four, and 1 and 3.
+struct WideCodes {
+  int16_t code[4];
+};
+inline WideCodes broadcast_wide(const int16_t* from) {
+  WideCodes out;
+  __builtin_memcpy(out.code, from, 8);
+  return out;
+}
+inline void dot_wide(SumRegister& sum, CodesRegister rows, const WideCodes& query) {
+  const int32x4_t fours = vreinterpretq_s32_s8(rows);
+  sum = vmlaq_n_s32(sum, vshrq_n_s32(vshlq_n_s32(fours, 24), 24), query.code[0]);
+  sum = vmlaq_n_s32(sum, vshrq_n_s32(vshlq_n_s32(fours, 8), 24), query.code[1]);
+  sum = vmlaq_n_s32(sum, vshrq_n_s32(vshlq_n_s32(fours, 16), 24), query.code[2]);
+  sum = vmlaq_n_s32(sum, vshrq_n_s32(fours, 24), query.code[3]);
 }
 
 inline bool any_above(const SumRegister* sums, int32_t limit) {

@@ -16,7 +16,7 @@ struct I32 {
 
 inline constexpr int kTileQueries = 2;
 inline constexpr int tile_blocks(int n_queries) { return n_queries == 1 ? 2 : 1; }
-inline constexpr int32_t kQueryLimit = 127;
+inline constexpr bool kAddsPairs = false;
 
 inline F32 broadcast(float value) {
   F32 out;
@@ -104,6 +104,20 @@ inline F32 sqrt(const F32& a) {
   return out;
 }
 
+// Components 1 0 3 2 …
+inline F32 swap_pairs(const F32& a) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = a.lane[i ^ 1];
+  return out;
+}
+
+// a where a < limit, else -infinity.
+inline F32 below(const F32& a, float limit) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = a.lane[i] < limit ? a.lane[i] : -__builtin_inff();
+  return out;
+}
+
 inline float max_lane(const F32& a) {
   float best = a.lane[0];
   for (int i = 1; i < 16; ++i) best = a.lane[i] > best ? a.lane[i] : best;
@@ -171,6 +185,23 @@ inline void store_codes(const Codes& first, const Codes& second, uint8_t* to) {
   }
 }
 
+// 16 codes of a query: int8 as they are, int16 in the order 0 2 1 3 of each four.
+inline void store_codes(I32 a, int8_t* to) {
+  int32_t code[16];
+  store_int(code, a);
+  for (int i = 0; i < 16; ++i) to[i] = static_cast<int8_t>(code[i]);
+}
+inline void store_codes(I32 a, int16_t* to) {
+  int32_t code[16];
+  store_int(code, a);
+  for (int i = 0; i < 16; i += 4) {
+    to[i] = static_cast<int16_t>(code[i]);
+    to[i + 1] = static_cast<int16_t>(code[i + 2]);
+    to[i + 2] = static_cast<int16_t>(code[i + 1]);
+    to[i + 3] = static_cast<int16_t>(code[i + 3]);
+  }
+}
+
 // 16 rows of four codes, and their sums.
 inline constexpr int kWordRegisters = 1;
 using SumRegister = I32;
@@ -195,6 +226,26 @@ inline QueryCodes broadcast_codes(const int8_t* from) {
 inline void dot_codes(SumRegister& sum, const CodesRegister& rows, const QueryCodes& query) {
   for (int i = 0; i < 16; ++i) {
     for (int j = 0; j < 4; ++j) sum.lane[i] += int32_t{rows.byte[4 * i + j]} * query.byte[j];
+  }
+}
+
+// Queries in 16 bits: components 0 and 2 of four, and 1 and 3.
+struct WideCodes {
+  int16_t code[4];
+};
+inline WideCodes broadcast_wide(const int16_t* from) {
+  WideCodes out;
+  __builtin_memcpy(out.code, from, 8);
+  return out;
+}
+inline void dot_wide(SumRegister& sum, const CodesRegister& rows, const WideCodes& query) {
+  for (int i = 0; i < 16; ++i) {
+    const uint8_t* row = rows.byte + 4 * i;
+    // Unsigned, because the sum may pass the range of int32 on its way.
+    uint32_t total = static_cast<uint32_t>(sum.lane[i]);
+    total += static_cast<uint32_t>(row[0] * query.code[0] + row[2] * query.code[1]);
+    total += static_cast<uint32_t>(row[1] * query.code[2] + row[3] * query.code[3]);
+    sum.lane[i] = static_cast<int32_t>(total);
   }
 }
 
