@@ -109,7 +109,7 @@ def search(
         )
     limits = (mask, candidates, scale, bias, min_score, max_score)
     hits = _search("search", queries, keys, None, None, k, metric, limits, backend)
-    if queries.__class__ is _ndarray and keys.__class__ is _ndarray:
+    if queries.__class__ is np.ndarray and keys.__class__ is np.ndarray:
         return hits
     if not arrays.differentiates(queries, keys, scale, bias):
         return hits
