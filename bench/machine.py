@@ -18,7 +18,16 @@ from memcore import _core
 
 Probe = Callable[[], float]
 
-PACKAGES = ("memcore-engine", "numpy", "torch", "faiss-cpu", "hnswlib", "usearch")
+PACKAGES = (
+    "memcore-engine",
+    "numpy",
+    "torch",
+    "faiss-cpu",
+    "hnswlib",
+    "usearch",
+    "scikit-learn",
+    "vector-quantize-pytorch",
+)
 
 # Bytes of a page's int8 rows, of four blocks' worth of rows, and of one float32 row, at 384
 # dimensions.

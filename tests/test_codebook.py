@@ -295,6 +295,25 @@ def test_version_counts_changes(rng):
     assert versions == [0, 1, 1, 2, 2]
 
 
+def test_start_from_given_codewords(rng):
+    book, words = Codebook(8, 4), normal(rng, 1, 1, 8, 4)
+    book.start_from(words, 3.0)
+    np.testing.assert_array_equal(book.codewords, words)
+    assert book.quantize(words[0, 0])[:, 0].tolist() == list(range(8))
+    assert (book.usage == 3).all()
+    # A batch of the codewords themselves, three of each, moves nothing.
+    book.update(np.tile(words[0, 0], (3, 1)))
+    np.testing.assert_allclose(book.codewords, words, rtol=1e-4)
+    before = state_of(book)
+    with pytest.raises(ShapeError, match="start_from: codewords has shape"):
+        book.start_from(words[0])
+    with pytest.raises(InputError, match="start_from: codewords is not finite"):
+        book.start_from(words * np.inf)
+    with pytest.raises(InputError, match="start_from: usage is 0"):
+        book.start_from(words, 0)
+    assert_same_state(book, before)
+
+
 def test_bits_do_not_depend_on_threads_or_isa(rng):
     batches = [normal(rng, 500, 20) for _ in range(4)]
     before, states = memcore.threads(), []

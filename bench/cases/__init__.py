@@ -10,6 +10,7 @@ from . import (
     attend,
     banks,
     calls,
+    codebook,
     firstpass,
     forks,
     memory,
@@ -31,6 +32,7 @@ FAMILIES = {
     "queue": queue,
     "topk": topk,
     "attend": attend,
+    "codebook": codebook,
     "text": text,
 }
 

@@ -1,4 +1,4 @@
-"""The rivals, each at its best: NumPy, torch, FAISS, hnswlib and usearch, those that are installed.
+"""The rivals, each at its best: NumPy, torch, FAISS, hnswlib and others, those that are installed.
 
 Three traps that make a rival look slow are avoided here. BLAS libraries choose their kernels once,
 when they load, from `OPENBLAS_CORETYPE`: rivals run in one process per choice and the faster one
@@ -19,10 +19,12 @@ MODULES = {
     "faiss": "faiss",
     "hnswlib": "hnswlib",
     "usearch": "usearch",
+    "sklearn": "sklearn",
+    "vqtorch": "vector_quantize_pytorch",
 }
 
 # The rivals whose speed hangs on the kernels that OpenBLAS chose.
-USES_BLAS = ("numpy", "faiss")
+USES_BLAS = ("numpy", "faiss", "sklearn")
 
 
 def installed() -> list[str]:
@@ -58,7 +60,7 @@ def environment(core_type: str, threads: int) -> dict[str, str]:
 
 def set_threads(name: str, threads: int) -> None:
     """Tell a rival's library how many threads it has."""
-    if name == "torch":
+    if name in ("torch", "vqtorch"):
         import torch
 
         torch.set_num_threads(threads)

@@ -354,7 +354,7 @@ class Arena:
             and max_score is None
             and backend is None
         ):
-            hits = self._pages.search_plain(banks, queries, k)
+            hits: Hits | None = self._pages.search_plain(banks, queries, k)
             if hits is not None:
                 return hits
         if backend not in (None, "cpu"):

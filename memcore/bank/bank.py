@@ -287,7 +287,7 @@ class Bank:
             and backend is None
             and not self._is_open
         ):
-            hits = self._pages.search_plain(self._handle, queries, k)
+            hits: Hits | None = self._pages.search_plain(self._handle, queries, k)
             if hits is not None:
                 return hits
         if _is_text(queries):

@@ -307,6 +307,31 @@ class Codebook:
         """Take codewords that somebody else moves, of the shape of ours; they are copied."""
         self.state = replace(self.state, codewords=codewords.copy())
 
+    def start_from(self, codewords: Any, usage: float = 1.0) -> None:
+        """Forget everything and start from given codewords.
+
+        Args:
+            codewords: (n_levels, n_subspaces, n_codes, sub_dim) numbers, finite.
+            usage: the running count of each, above 0: the rows a batch that it stands for.
+
+        Raises:
+            ShapeError, DtypeError: another shape, or no numbers.
+            InputError: a codeword or a usage that is not finite, or a usage that is not above 0.
+        """
+        words = arrays.floats("start_from", "codewords", codewords).copy()
+        if words.shape != self.codewords.shape:
+            raise ShapeError(
+                f"start_from: codewords has shape {words.shape}, should be {self.codewords.shape}"
+            )
+        if not np.isfinite(words).all():
+            raise InputError("start_from: codewords is not finite, should be")
+        if not 0 < usage < np.inf:
+            raise InputError(f"start_from: usage is {usage}, should be above 0")
+        full = np.full(self.n_levels, self.n_codes)
+        counts = np.full(words.shape[:3], float(usage))
+        sums = words * np.float32(usage)
+        self.state = State(words, sums, counts, full, self.state.version + 1)
+
     def learned(
         self, op: str, vectors: Any, exchange: Exchange | None
     ) -> tuple[Ints, Floats, State]:

@@ -159,6 +159,9 @@ class CodePages:
                 hits = np.append(some, -1)[places]
                 scores[group], ids[group] = _merged(scores[group], ids[group], best, hits)
 
+    def search_plain(self, handles: Any, queries: Any, k: Any) -> None:
+        """As the page store: there is no shorter way here."""
+
     def score(self, handles: Ints, queries: NDArray[Any], ids: Ints, scores: Floats) -> None:
         """As the page store."""
         self._check_queries("score", queries)

@@ -110,9 +110,8 @@ def learn(
         for s in range(n_subspaces):
             part = level, s
             own = rows[:, columns(state, s)]
-            words[part], sums[part], usage[part] = _moved(
-                seeded, part, rules, own, codes[:, level, s], exchange
-            )
+            out = sums[part], words[part]
+            usage[part] = _moved(seeded, part, rules, own, codes[:, level, s], exchange, out)
             n_seeded = int(seeded.n_seeded[level])
             fresh, dead = _replacements(
                 rules, own, scores[:, s], usage[part][:n_seeded], rng, exchange
@@ -156,22 +155,23 @@ def _moved(
     rows: NDArray[Any],
     codes: Ints,
     exchange: Exchange,
-) -> tuple[Floats, Floats, NDArray[np.float64]]:
-    """The codewords, sums and usage of a part after its rows (n, sub_dim) were learned."""
+    out: tuple[Floats, Floats],
+) -> NDArray[np.float64]:
+    """Learn the rows (n, sub_dim) of a part: its new sums and codewords into out, and its usage."""
     words, sums, usage = state.codewords[part], state.sums[part], state.usage[part]
     counts, batch = ops.codebook_sums(rows, codes, len(words))
     counts, batch = exchange.sum(counts), exchange.sum(batch)
-    usage = rules.decay * usage + (1 - rules.decay) * counts
+    moved: NDArray[np.float64] = rules.decay * usage + (1 - rules.decay) * counts
     if rules.learn == "gradient":
         used = np.flatnonzero(counts)
-        moved = words.copy()
+        out[0][:], out[1][:] = sums, words
         means = batch[used] / counts[used, None].astype(np.float32)
-        moved[used] += np.float32(rules.rate) * (means - moved[used])
-        return moved, sums, usage
-    total = usage.sum()
-    smoothed = (usage + rules.smoothing) / (total + len(usage) * rules.smoothing) * total
-    running, moved = ops.codebook_ema(batch, sums, rules.decay, smoothed.astype(np.float32))
-    return moved, running, usage
+        out[1][used] += np.float32(rules.rate) * (means - words[used])
+        return moved
+    total = moved.sum()
+    smoothed = (moved + rules.smoothing) / (total + len(moved) * rules.smoothing) * total
+    ops.codebook_ema(batch, sums, rules.decay, smoothed.astype(np.float32), out=out)
+    return moved
 
 
 def _replacements(

@@ -94,7 +94,13 @@ def codebook_sums(
 
 
 def codebook_ema(
-    batch_sums: Floats, sums: Floats, decay: float, divisors: Floats, *, backend: str | None = None
+    batch_sums: Floats,
+    sums: Floats,
+    decay: float,
+    divisors: Floats,
+    *,
+    out: tuple[Floats, Floats] | None = None,
+    backend: str | None = None,
 ) -> tuple[Floats, Floats]:
     """One step of the moving average of codewords; as `memcore.reference.codebook_ema`.
 
@@ -103,13 +109,14 @@ def codebook_ema(
         sums: (n_codes, dim) float32.
         decay: from 0 to 1.
         divisors: (n_codes,) float32, above 0.
+        out: where to write the result; contiguous.
         backend: "cpu" or "reference".
 
     Returns:
-        The running sums and the codewords, both new arrays (n_codes, dim) float32.
+        The running sums and the codewords, (n_codes, dim) float32.
     """
     run = engine("codebook_ema", backend)
-    running, codewords = np.empty_like(sums), np.empty_like(sums)
+    running, codewords = out or (np.empty_like(sums), np.empty_like(sums))
     run(batch_sums, sums, decay, divisors, running, codewords)
     return running, codewords
 

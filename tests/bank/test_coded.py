@@ -149,12 +149,6 @@ def test_what_the_book_learns_changes_nothing_until_recode(rng):
     assert bank.codebook.version == 1
 
 
-def softmax_read(queries, keys, beta, bias):
-    logits = beta * queries.astype(np.float64) @ keys.T.astype(np.float64) + bias
-    weights = np.exp(logits - logits.max(1, keepdims=True))
-    return weights / weights.sum(1, keepdims=True) @ keys.astype(np.float64)
-
-
 def test_counted_attention_is_full_attention(rng):
     """Documents of 24 tokens, 1,665 of them, 512 codes: 78 times fewer rows to attend over."""
     n, dim = 39_960, 64
@@ -167,8 +161,8 @@ def test_counted_attention_is_full_attention(rng):
     assert len(vectors) * 50 <= n
     assert counts.sum() == n
     queries = normal(rng, 16, dim)
-    full = softmax_read(queries, bank.get(ids).vectors, dim**-0.5, 0.0)
-    few = softmax_read(queries, vectors, dim**-0.5, np.log(counts))
+    full = memcore.attend(queries, bank.get(ids).vectors, beta=dim**-0.5)
+    few = memcore.attend(queries, vectors, beta=dim**-0.5, bias=np.log(counts))
     error = np.linalg.norm(few - full, axis=1) / np.linalg.norm(full, axis=1)
     assert error.max() <= 1e-5
 
@@ -212,6 +206,17 @@ def test_arena_of_codes(rng):
     arena.drop(group)
     with pytest.raises(NotFoundError):
         arena.search(group[0, 0], queries[0, 0])
+
+
+def test_one_component(rng):
+    book = Codebook(4, 1)
+    book.fit(np.array([[0.0], [1], [5], [9]], np.float32), seed=0)
+    bank, plain = Bank(metric="l2", codebook=book), Bank(1, metric="l2")
+    rows = rng.uniform(0, 9, (30, 1)).astype(np.float32)
+    bank.add(rows)
+    plain.add(rounded(book, rows))
+    queries = rng.uniform(0, 9, (5, 1)).astype(np.float32)
+    assert_hits(bank.search(queries, 6), plain.search(queries, 6))
 
 
 def test_what_it_refuses(rng):

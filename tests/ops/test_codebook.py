@@ -1,5 +1,7 @@
 """Codebook ops on every engine against the definition, and the definition against NumPy."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -206,15 +208,14 @@ def test_search_codes_refuses(backend):
 def test_kmeans_finds_separate_clusters(rng):
     centres = normal(rng, 40, 12) * 30
     rows = (centres[np.arange(4000) % 40] + normal(rng, 4000, 12)).astype(np.float32)
+    first = seeds(rows, 40, copy.deepcopy(rng))
+    # k-means++ leaves out a third of a cluster on average; random rows would leave out 14.
+    assert len(set(ops.assign(first, centres)[0].tolist())) >= 35
     words, counts, sums = kmeans(rows, 40, rng)
-    # Seeds may share a cluster; the error of the true centres is 1 a component.
-    _, scores = ops.assign(rows, words)
-    assert -scores.mean() / 12 < 30
+    assert ops.assign(rows, words)[1].mean() > ops.assign(rows, first)[1].mean()
     assert counts.sum() == 4000
     assert (counts > 0).all()
     np.testing.assert_array_equal(words, sums / counts[:, None].astype(np.float32))
-    _, first = ops.assign(rows, seeds(rows, 40, rng))
-    assert -scores.mean() < -first.mean()
 
 
 def test_kmeans_of_few_rows(rng):
