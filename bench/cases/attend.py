@@ -23,6 +23,7 @@ FORWARD_FLOOR = 3.0
 GRADIENTS_FLOOR = 5.0
 # Of the rival's memory beyond inputs and results.
 LARGEST_SHARE = 10.0
+CLOSE = 1e-5
 # Pairs of a query and a key that the definition scores for the check.
 CHECKED_PAIRS = 2_000_000
 
@@ -91,7 +92,12 @@ class Attend(Case):
             truth = inputs["beta"] * slopes @ keys
         close = np.abs(result[:n_checked] - truth) <= 1e-4 * np.maximum(1, np.abs(truth))
         expect(bool(close.all()), "a read or a gradient is not that of the definition")
-        return np.asarray(result)
+        passed = np.array(result)
+        if self.k and self.k < self.n:
+            # Where two keys all but tie for the last place, a rival may take the other.
+            scores = memcore.search(inputs["queries"], inputs["keys"], self.k + 1).scores
+            passed[scores[:, -2] - scores[:, -1] < CLOSE] = np.nan
+        return passed
 
     def bounds(self, limits: Limits) -> dict[str, float]:
         """The int8 products of the search, or the float32 products of dense attention."""
@@ -153,23 +159,28 @@ def gradients(case: Case, inputs: Inputs, threads: int) -> Step:
 
 
 def _peak(case: Attend, engine: str, threads: int) -> int:
-    """Bytes by which the peak of a fresh process's resident memory rises in its second call."""
+    """Bytes by which a call lifts the peak of a fresh process's memory, beyond its results."""
     code = "from memcore.bench.cases import attend; attend.print_peak(*__import__('sys').argv[1:])"
     sizes = (case.n, case.dim, case.n_queries, case.k, int(case.with_gradients), threads)
     command = [sys.executable, "-I", "-c", code, engine, *map(str, sizes)]
-    return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    peak = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    results = 4 * case.n_queries * case.dim
+    if case.with_gradients:
+        results += 2 * 4 * case.n * case.dim
+    return max(1, peak - results)
 
 
 def print_peak(engine: str, *sizes: str) -> None:
-    """What the process of `_peak` does. Pools and caches that the first call fills stay out."""
+    """What the process of `_peak` does. Threads and libraries that a small call wakes stay out."""
     n, dim, n_queries, k, with_gradients, threads = map(int, sizes)
     case = Attend(n=n, dim=dim, n_queries=n_queries, k=k, with_gradients=bool(with_gradients))
+    small = Attend(n=1000, dim=dim, n_queries=64, k=k, with_gradients=bool(with_gradients))
     contestants = case.engines() if engine == "memcore" else case.rivals()
     make = contestants["memcore.attend" if engine == "memcore" else engine]
     memcore.set_threads(threads)
-    step = make(case, case.inputs(), threads)
-    step.setup()
-    step.run()
+    warm, step = make(small, small.inputs(), threads), make(case, case.inputs(), threads)
+    warm.setup()
+    warm.run()
     # 5 makes the kernel forget the peak so far.
     with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123
         file.write("5")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import arrays
-from memcore.bank import coded, shapes
+from memcore.bank import coded, reads, shapes
 from memcore.bank import fields as fields_
 from memcore.bank.fields import Schema
 from memcore.bank.mark import Mark, Rows
@@ -361,6 +361,18 @@ class Arena:
             raise BackendError(f"search: backend is {backend!r}, should be 'cpu' for a store")
         limits = (candidates, scale, bias, min_score, max_score)
         return self._search(shapes.handles("search", banks), queries, k, where, limits)
+
+    def attend(self, banks: Any, queries: Any, k: int = 10, *, beta: Any, **options: Any) -> Any:
+        """A softmax read of the k best rows of each query's bank: see `memcore.bank.reads.attend`.
+
+        Args:
+            banks: (…,) handles, one per query, or one for all.
+            queries: (…, dim), as for `search`.
+            k: how many rows.
+            beta: what scores are multiplied by, above 0.
+            options: values, steps, where, return_lse, return_weights.
+        """
+        return reads.attend(self, banks, queries, k, beta=beta, **options)
 
     def score(self, banks: Any, queries: Any, ids: Any) -> Any:
         """The canonical scores of named rows.

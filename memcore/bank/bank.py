@@ -306,6 +306,13 @@ class Bank:
         arena, handle = self._place
         return arena.search(handle, queries, k, **options)
 
+    def attend(self, queries: Any, k: int = 10, *, beta: Any, **options: Any) -> Any:
+        """A softmax read of the k best rows of each query; as `Arena.attend`."""
+        if _is_text(queries):
+            queries = self._embedded("attend", _texts("attend", queries))
+        arena, handle = self._place
+        return arena.attend(handle, queries, k, beta=beta, **options)
+
     def score(self, queries: Any, ids: Any) -> Any:
         """The canonical scores of named rows; as `Arena.score`, (n_queries, m) float32."""
         if _is_text(queries):

@@ -44,7 +44,8 @@ def attend(
             float16, bfloat16 or int8, and then the results are float32; or float64 (if any of
             queries, keys, values is, all are): keys are selected by the canonical float32 score,
             and the rest is done in float64.
-        keys: (…, n_keys, dim); or a `Bank`, or an `Arena` with `banks`, whose `attend` is called.
+        keys: (…, n_keys, dim); or a `Bank`, or an `Arena` with `banks`, whose `attend` is called
+            (k is 10 unless given).
         values: (…, n_keys, value_dim); None for the keys themselves.
         k: how many keys, those that `memcore.search` returns for the dot product, with scale=beta
             if there is a bias. None: all, streamed over tiles of keys, so that nothing of
@@ -96,16 +97,26 @@ def attend(
         >>> memcore.attend([[1.0, 0.0]], keys, values, k=2, beta=8.0).round(1).astype(str)
         array([['10.8']], dtype='<U32')
     """
-    asked = {"return_lse": return_lse, "return_weights": return_weights}
+    asked: dict[str, Any] = {"return_lse": return_lse, "return_weights": return_weights}
     asked["return_dropped"] = return_dropped
     if hasattr(keys, "attend"):
-        if mask is not None or bias is not None:
-            name = "mask" if bias is None else "bias"
-            raise InputError(f"attend: {name} is given with a store, should be where or ids")
-        options = {"beta": beta, "steps": steps, "tol": tol, "ids": ids, "where": where, **asked}
-        given = {name: value for name, value in options.items() if value is not None}
-        store_banks = () if banks is None else (banks,)
-        return keys.attend(*store_banks, queries, k, values=values, backend=backend, **given)
+        options = {"bias": bias, "mask": mask, "ids": ids, "tol": tol, "backend": backend}
+        for name, value in {**options, "return_dropped": return_dropped or None}.items():
+            if value is not None:
+                raise InputError(f"attend: {name} is given with a store, should be left out")
+        asked.pop("return_dropped")
+        where_asked = () if banks is None else (banks,)
+        width = 10 if k is None else k
+        return keys.attend(
+            *where_asked,
+            queries,
+            width,
+            beta=beta,
+            values=values,
+            steps=steps,
+            where=where,
+            **asked,
+        )
     if banks is not None or where is not None:
         name = "where" if banks is None else "banks"
         raise InputError(
