@@ -51,6 +51,9 @@ void bind_assign(const py::array& rows, const py::array& codewords, py::array& c
   SearchOptions options;
   options.k = {&one, 0};
   options.range = {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
+  // With one code wanted it pays for far fewer codewords, and components, than a search knows of.
+  constexpr int64_t kWorthIt = 64;
+  if (asked.n_rows >= kWorthIt && words.n_rows >= kWorthIt) options.first_pass = FirstPass::kOn;
   interruptible([&](Interrupt& interrupt) {
     const FloatEnv env;
     Queries prepared("assign", asked.data, asked.dtype, asked.n_rows, asked.dim, asked.row_stride,

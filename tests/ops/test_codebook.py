@@ -12,7 +12,16 @@ from memcore import DtypeError, InputError, ShapeError, reference
 from memcore.ops import codebook as ops
 from memcore.ops.kmeans import kmeans, seeds
 
-SHAPES = [(0, 3, 4), (1, 1, 1), (7, 5, 3), (40, 33, 16), (300, 700, 17), (130, 1500, 64)]
+SHAPES = [
+    (200, 64, 3),
+    (90, 100, 8),
+    (0, 3, 4),
+    (1, 1, 1),
+    (7, 5, 3),
+    (40, 33, 16),
+    (300, 700, 17),
+    (130, 1500, 64),
+]
 
 
 @pytest.mark.parametrize(("n", "n_codes", "dim"), SHAPES)
