@@ -306,11 +306,17 @@ class Bank:
         arena, handle = self._place
         return arena.search(handle, queries, k, **options)
 
-    def attend(self, queries: Any, k: int = 10, *, beta: Any, **options: Any) -> Any:
-        """A softmax read of the k best rows of each query; as `Arena.attend`."""
+    def attend(self, queries: Any, k: Any = 10, *, beta: Any, **options: Any) -> Any:
+        """A softmax read of the k best rows of each query; as `Arena.attend`.
+
+        With k=None, a bank of codes with metric "dot" is read whole, through its counts; options
+        are then those of `memcore.attend`.
+        """
         if _is_text(queries):
             queries = self._embedded("attend", _texts("attend", queries))
         arena, handle = self._place
+        if k is None and self.codebook is not None:
+            return coded.attend(arena._pages, handle, queries, arena.metric, beta, options)
         return arena.attend(handle, queries, k, beta=beta, **options)
 
     def score(self, queries: Any, ids: Any) -> Any:

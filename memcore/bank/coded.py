@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from memcore import _core
 from memcore.codebook import Codebook, CodePages
 from memcore.errors import DtypeError, InputError, ShapeError
+from memcore.ops.attend import attend as attend_over
 
 Ints = NDArray[np.int64]
 
@@ -41,6 +42,17 @@ def recode(store: Any, handle: Ints, other: Any) -> None:
 def counted(store: Any, handle: Ints) -> tuple[NDArray[np.float32], Ints]:
     """The distinct vectors of one bank, (m, dim), and how many rows have each, (m,)."""
     return _codes("counted", store).counted(handle)
+
+
+def attend(
+    store: Any, handle: Ints, queries: Any, metric: str, beta: Any, options: dict[str, Any]
+) -> Any:
+    """Attention over all rows of one bank: over the distinct ones, with the bias log(count)."""
+    if metric != "dot":
+        raise InputError(f"attend: metric is {metric!r}, should be 'dot' where k is None")
+    vectors, counts = counted(store, handle)
+    bias = np.log(counts).astype(np.float32)
+    return attend_over(queries, vectors, beta=beta, bias=bias, **options)
 
 
 def _codes(op: str, store: Any) -> CodePages:

@@ -167,6 +167,24 @@ def test_counted_attention_is_full_attention(rng):
     assert error.max() <= 1e-5
 
 
+def test_attend_through_the_bank(rng):
+    book = fitted(rng)
+    bank, plain = Bank(codebook=book, metric="dot"), Bank(metric="dot")
+    rows, queries = normal(rng, 300, DIM), normal(rng, 5, DIM)
+    bank.add(rows)
+    plain.add(rounded(book, rows))
+    np.testing.assert_array_equal(
+        bank.attend(queries, 7, beta=0.5), plain.attend(queries, 7, beta=0.5)
+    )
+    whole = memcore.attend(queries, rounded(book, rows), beta=0.5)
+    np.testing.assert_allclose(bank.attend(queries, None, beta=0.5), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(
+        Bank(codebook=book, metric="dot").attend(queries, None, beta=1), 0
+    )
+    with pytest.raises(InputError, match="attend: metric is 'cosine', should be 'dot'"):
+        Bank(codebook=book).attend(queries, None, beta=1)
+
+
 def test_counts_follow_the_rows(rng):
     book = fitted(rng)
     bank = Bank(codebook=book)
