@@ -77,7 +77,7 @@ def torch_read(case: Case, inputs: Inputs, threads: int) -> Step:
 def torch_gradients(case: Case, inputs: Inputs, threads: int) -> Step:
     """The selection without gradients, then autograd through the gathered rows alone.
 
-    Autograd through the whole matrix of scores is several times slower.
+    Autograd through the scores would fill a gradient as large as their whole matrix.
     """
     import torch
 
