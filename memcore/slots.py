@@ -81,6 +81,8 @@ def places(evict: str, capacity: int, groups: Ints, times: Ints, chances: Floats
     """
     if evict == "fifo":
         slot = times % capacity
+        if len(times) <= capacity:
+            return groups * capacity + slot
     elif evict == "random":
         slot = np.where(times < capacity, times, (chances * capacity).astype(np.int64))
     else:
@@ -226,10 +228,13 @@ def first_not_finite(array: Any) -> int | None:
     if not _is_float(array) or 0 in array.shape:
         return None
     if is_tensor(array):
+        if array.device.type == "cpu" and array.dtype is not torch().bfloat16:
+            # NumPy's loop is over before torch's threads have met.
+            return first_not_finite(array.detach().numpy())
         finite = torch().isfinite(array).reshape(len(array), -1).all(1)
         return None if bool(finite.all()) else int((~finite).nonzero()[0, 0])
-    sound = np.isfinite(array).reshape(len(array), -1).all(1)
-    return None if sound.all() else int(sound.argmin())
+    sound = np.isfinite(array)
+    return None if sound.all() else int(sound.reshape(len(array), -1).all(1).argmin())
 
 
 def write(target: Any, places: Ints, rows: Any, which: Ints) -> None:
