@@ -15,6 +15,7 @@ from memcore.errors import (
 )
 from memcore.gate import Gate
 from memcore.hits import Hits, Read
+from memcore.lsh import LSH, BucketTable, SketchTable
 from memcore.ops.attend import aggregate, attend, merge_lse
 from memcore.ops.queue import disperse, gather, nce
 from memcore.ops.search import search, search_ragged
@@ -23,9 +24,11 @@ from memcore.outer import OuterMemory
 from memcore.queue import Queue
 
 __all__ = [
+    "LSH",
     "Arena",
     "BackendError",
     "Bank",
+    "BucketTable",
     "Codebook",
     "DtypeError",
     "Gate",
@@ -38,6 +41,7 @@ __all__ = [
     "Read",
     "Rows",
     "ShapeError",
+    "SketchTable",
     "StoreError",
     "aggregate",
     "attend",

@@ -13,6 +13,7 @@ _Floats = NDArray[np.float32]
 _Bools = NDArray[np.bool_]
 # float32, or float64 where all rows are.
 _Reals = NDArray[Any]
+_Codes = NDArray[np.uint64]
 # A condition as a postfix program: its steps (n, 4) and the constants that they point into.
 _Program = tuple[_Ints, _Ints]
 
@@ -98,6 +99,53 @@ def attend_backward(
 def dots(queries: NDArray[Any], keys: NDArray[Any], ids: _Ints, scores: _Reals) -> None: ...
 def aggregate(weights: _Reals, values: NDArray[Any], ids: _Ints, out: _Reals) -> None: ...
 def scatter(weights: _Reals, rows: NDArray[Any], ids: _Ints, n_sums: int, sums: _Reals) -> None: ...
+def lsh_pack(planes: NDArray[np.int8]) -> NDArray[np.uint8] | None: ...
+def lsh_encode(
+    vectors: NDArray[Any],
+    planes: NDArray[Any],
+    packed: NDArray[np.uint8] | None,
+    n_bits: int,
+    kind: str,
+    codes: _Codes,
+) -> None: ...
+def lsh_probes(
+    vectors: NDArray[Any],
+    planes: NDArray[Any],
+    n_bits: int,
+    kind: str,
+    n_probes: int,
+    probes: _Codes,
+) -> None: ...
+def hamming_search(
+    queries: _Codes,
+    keys: _Codes,
+    k: int | _Ints,
+    mask: _Bools | None,
+    max_distance: int,
+    scores: _Floats,
+    ids: _Ints,
+) -> None: ...
+def bucket_add(
+    slots: _Ints, counts: _Ints, ids: _Ints, codes: _Codes, is_random: bool, seed: int
+) -> None: ...
+def bucket_search(
+    slots: _Ints, counts: _Ints, probes: _Codes, min_hits: int
+) -> tuple[_Ints, _Ints, _Ints]: ...
+def sketch_add(sums: NDArray[Any], codes: _Codes, values: NDArray[Any]) -> None: ...
+def lists_link(
+    keys: _Codes, links: NDArray[np.int32], heads: NDArray[np.int32], begin: int, end: int
+) -> None: ...
+def lists_remove(
+    keys: _Codes, links: NDArray[np.int32], heads: NDArray[np.int32], n_rows: int, ids: _Ints
+) -> int: ...
+def lists_find(
+    keys: _Codes,
+    links: NDArray[np.int32],
+    heads: NDArray[np.int32],
+    n_rows: int,
+    probes: _Codes,
+    min_hits: int,
+) -> tuple[_Ints, _Ints, _Ints]: ...
 def hash_texts(texts: tuple[str, ...], vectors: _Floats) -> None: ...
 def probe_isa() -> str: ...
 def probe_read(data: NDArray[np.uint8], seconds: float) -> float: ...

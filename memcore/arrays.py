@@ -117,6 +117,21 @@ def ints(op: str, name: str, array: Any) -> NDArray[np.int64]:
     return view.astype(np.int64, copy=False)
 
 
+def codes(op: str, name: str, array: Any) -> NDArray[np.uint64]:
+    """Any array of 64-bit words as uint64; bytes are taken eight to a word, lowest first."""
+    view, is_bfloat16 = _host(op, name, array)
+    if view.dtype == np.uint8 and view.ndim and view.shape[-1] % 8 == 0:
+        return np.ascontiguousarray(view).view("<u8").astype(np.uint64, copy=False)
+    if is_bfloat16 or (view.dtype not in (np.uint64, np.int64) and view.size):
+        raise DtypeError(
+            f"{op}: {name} has dtype {_dtype_name(array, view)} and shape {view.shape}, "
+            "should be uint64 words, or uint8 in multiples of 8"
+        )
+    if view.dtype == np.int64:
+        return view.view(np.uint64)
+    return view.astype(np.uint64, copy=False)
+
+
 def bools(op: str, name: str, array: Any) -> NDArray[np.bool_]:
     """Any array of bools; numbers are refused, because ids taken for a mask would go unseen."""
     view, is_bfloat16 = _host(op, name, array)

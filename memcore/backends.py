@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memcore import _core, arrays, reference
-from memcore._core import isa, isas, set_isa, set_threads, threads
+from memcore._core import isa, isas, lsh_pack, set_isa, set_threads, threads
 from memcore.errors import BackendError, InputError
 from memcore.hits import Hits
 
@@ -21,13 +21,14 @@ __all__ = [
     "explain",
     "isa",
     "isas",
+    "lsh_pack",
     "search_plain",
     "set_isa",
     "set_threads",
     "threads",
 ]
 
-Runner = Callable[..., None]
+Runner = Callable[..., Any]
 
 
 def _search_reference(
@@ -117,6 +118,44 @@ def _writing(define: Callable[..., Any], n_outputs: int) -> Runner:
     return run
 
 
+def _lsh_encode_reference(
+    vectors: Any, planes: Any, packed: Any, n_bits: int, kind: str, codes: Any
+) -> None:
+    """`reference.lsh_encode` behind the parameters of `_core.lsh_encode`."""
+    _check_vectors("lsh_encode", "vectors", vectors)
+    codes[...] = reference.lsh_encode(vectors, planes, n_bits, kind)
+
+
+def _lsh_probes_reference(
+    vectors: Any, planes: Any, n_bits: int, kind: str, n_probes: int, probes: Any
+) -> None:
+    """`reference.lsh_probes` behind the parameters of `_core.lsh_probes`."""
+    _check_vectors("lsh_probes", "vectors", vectors)
+    probes[...] = reference.lsh_probes(vectors, planes, n_bits, kind, n_probes)
+
+
+def _hamming_reference(
+    queries: Any, keys: Any, k: Any, mask: Any, max_distance: int, scores: Any, ids: Any
+) -> None:
+    """`reference.hamming_search` behind the parameters of `_core.hamming_search`."""
+    scores[...], ids[...] = reference.hamming_search(queries, keys, k, mask, max_distance)
+
+
+def _bucket_search_reference(slots: Any, counts: Any, probes: Any, min_hits: int) -> Any:
+    """`reference.bucket_search` behind the parameters of `_core.bucket_search`."""
+    return reference.bucket_search(slots, probes, min_hits)
+
+
+def _check_vectors(op: str, name: str, rows: Any) -> None:
+    # False for NaN too.
+    sound = reference.squares(reference.widen(rows)) <= reference.MAX_SQUARE
+    if not sound.all():
+        raise InputError(
+            f"{op}: {name} row {sound.argmin()} is not finite or too large, "
+            "should be finite with a squared norm of at most 1e36"
+        )
+
+
 _CPU: dict[str, Runner] = {
     "search": _core.search,
     "search_ragged": _core.search,
@@ -133,6 +172,12 @@ _CPU: dict[str, Runner] = {
     "dots": _core.dots,
     "aggregate": _core.aggregate,
     "scatter": _core.scatter,
+    "lsh_encode": _core.lsh_encode,
+    "lsh_probes": _core.lsh_probes,
+    "hamming_search": _core.hamming_search,
+    "bucket_add": _core.bucket_add,
+    "bucket_search": _core.bucket_search,
+    "sketch_add": _core.sketch_add,
 }
 _REFERENCE: dict[str, Runner] = {
     "search": _search_reference,
@@ -150,6 +195,12 @@ _REFERENCE: dict[str, Runner] = {
     "dots": _writing(reference.dots, 1),
     "aggregate": _writing(reference.aggregate, 1),
     "scatter": _writing(reference.scatter, 1),
+    "lsh_encode": _lsh_encode_reference,
+    "lsh_probes": _lsh_probes_reference,
+    "hamming_search": _hamming_reference,
+    "bucket_add": reference.bucket_add,
+    "bucket_search": _bucket_search_reference,
+    "sketch_add": reference.sketch_add,
 }
 _ENGINES: dict[str, dict[str, Runner]] = {"cpu": _CPU, "reference": _REFERENCE}
 _ABSENT = ("triton", "cuda")

@@ -42,6 +42,8 @@ LAYERS = [
     {"codebook"},
     {"nn"},
     {"text"},
+    {"lsh"},
+    {"index"},
     {"bank"},
     {""},
     {"console"},

@@ -13,6 +13,7 @@ from . import (
     codebook,
     firstpass,
     forks,
+    lsh,
     memory,
     mutation,
     queue,
@@ -34,6 +35,7 @@ FAMILIES = {
     "attend": attend,
     "codebook": codebook,
     "text": text,
+    "lsh": lsh,
 }
 
 

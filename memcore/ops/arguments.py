@@ -92,6 +92,15 @@ def bound(op: str, name: str, value: Any) -> float:
     return rounded
 
 
+def whole(op: str, name: str, value: Any, least: int) -> int:
+    """An int of at least `least`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise DtypeError(f"{op}: {name} is {value!r}, should be an int")
+    if value < least:
+        raise InputError(f"{op}: {name} is {value}, should be at least {least}")
+    return int(value)
+
+
 def segmentation(
     op: str, offsets: Any, segments: Any, n_queries: int, n_keys: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -13,6 +13,7 @@ from memcore.backends import engine, search_plain
 from memcore.errors import BackendError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
+from memcore.ops.hamming import hamming_search
 
 METRICS = ("dot", "cosine", "l2")
 
@@ -46,7 +47,8 @@ def search(
         k: an int, or an int array of one per query (the width is its maximum). More than there are
             keys is allowed.
         metric: "dot" (the default), "cosine" or "l2" (minus the squared distance). A store has its
-            own.
+            own. "hamming" (minus the bits that differ) takes queries and keys that are codes:
+            (n, n_words) uint64, or bytes, with mask and min_score alone.
         banks: with an Arena, the handle of each query's bank, or one for all.
         where: with a store, a condition on its fields, or one per query.
         mask: (n_keys,) or (n_queries, n_keys) bool; True = may be returned. Ids stay positions in
@@ -107,6 +109,16 @@ def search(
         raise InputError(
             f"search: {name} is given with an array of keys, should come with a Bank or an Arena"
         )
+    if metric == "hamming":
+        for name, value in (
+            ("candidates", candidates),
+            ("scale", scale),
+            ("bias", bias),
+            ("max_score", max_score),
+        ):
+            if value is not None:
+                raise InputError(f"search: {name} is given, should not be with metric 'hamming'")
+        return hamming_search(queries, keys, k, mask=mask, min_score=min_score, backend=backend)
     limits = (mask, candidates, scale, bias, min_score, max_score)
     hits = _search("search", queries, keys, None, None, k, metric, limits, backend)
     if queries.__class__ is np.ndarray and keys.__class__ is np.ndarray:

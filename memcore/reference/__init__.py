@@ -13,6 +13,7 @@ from memcore.reference.attend import (
     merge_lse,
     scatter,
 )
+from memcore.reference.buckets import bucket_add, bucket_search, sketch_add
 from memcore.reference.codebook import (
     assign,
     codebook_ema,
@@ -21,6 +22,13 @@ from memcore.reference.codebook import (
     pack_codes,
     search_codes,
     unpack_codes,
+)
+from memcore.reference.lsh import (
+    hamming_search,
+    lsh_encode,
+    lsh_planes,
+    lsh_probes,
+    lsh_scores,
 )
 from memcore.reference.queue import disperse, gather, gather_backward, nce, outer_write
 from memcore.reference.search import (
@@ -44,6 +52,8 @@ __all__ = [
     "assign",
     "attend",
     "attend_backward",
+    "bucket_add",
+    "bucket_search",
     "canonical_sum",
     "codebook_ema",
     "codebook_sums",
@@ -53,6 +63,11 @@ __all__ = [
     "final_score",
     "gather",
     "gather_backward",
+    "hamming_search",
+    "lsh_encode",
+    "lsh_planes",
+    "lsh_probes",
+    "lsh_scores",
     "merge_lse",
     "nce",
     "norms",
@@ -63,6 +78,7 @@ __all__ = [
     "search",
     "search_codes",
     "search_ragged",
+    "sketch_add",
     "squares",
     "topk",
     "unpack_codes",

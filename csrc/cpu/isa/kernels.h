@@ -3,6 +3,8 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "hamming_kernels.h"
+#include "lsh_kernels.h"
 #include "metric.h"
 
 namespace memcore {
@@ -121,6 +123,8 @@ struct Kernels {
                  float* lower, float* upper);
 
   AttendKernels attend;
+  LshKernels lsh;
+  HammingKernels hamming;
 };
 
 // The table in use. Chosen once at start-up: the best that runs here, or MEMCORE_ISA.

@@ -162,12 +162,17 @@ void widen(const void* row, DType dtype, int64_t dim, float* out) {
 #include "scan.inl"
 #include "shadow.inl"
 
+// After the files whose functions they use.
+#include "hamming.inl"
+#include "lsh.inl"
+
 namespace memcore {
 
 // const objects are local to their file unless declared extern first.
 extern const Kernels MEMCORE_KERNELS;
 const Kernels MEMCORE_KERNELS = {
-    MEMCORE_ISA_NAME, dot_rows,  l2_rows,     square_rows, widen,  shadow_rows,   quantize_query,
-    at_least,         lane_tops, kth_largest, scan,        bounds, kAttendKernels};
+    MEMCORE_ISA_NAME, dot_rows,    l2_rows,        square_rows, widen, shadow_rows,
+    quantize_query,   at_least,    lane_tops,      kth_largest, scan,  bounds,
+    kAttendKernels,   kLshKernels, kHammingKernels};
 
 }  // namespace memcore

@@ -224,3 +224,5 @@ inline uint32_t not_negative(F32 a) {
 
 }  // namespace
 }  // namespace memcore
+
+#include "lookup_avx2.h"

@@ -186,3 +186,5 @@ inline uint32_t not_negative(F32 a) {
 
 }  // namespace
 }  // namespace memcore
+
+#include "lookup_avx512.h"

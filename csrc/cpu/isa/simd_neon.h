@@ -197,3 +197,5 @@ inline uint32_t not_negative(F32 a) {
 
 }  // namespace
 }  // namespace memcore
+
+#include "lookup_plain.h"

@@ -274,3 +274,5 @@ inline uint32_t not_negative(const F32& a) {
 
 }  // namespace
 }  // namespace memcore
+
+#include "lookup_plain.h"
