@@ -97,9 +97,9 @@ class DictBank:
 class World:
     """An arena and its oracle; every method does one thing to both and compares."""
 
-    def __init__(self, metric="cosine", dtype="float32"):
+    def __init__(self, metric="cosine", dtype="float32", index=None):
         self.metric = metric
-        self.arena = memcore.Arena(DIM, metric=metric, dtype=dtype, fields=FIELDS)
+        self.arena = memcore.Arena(DIM, metric=metric, dtype=dtype, fields=FIELDS, index=index)
         probe = self.arena.new(1)
         self.arena.add(probe, POOL)
         stored = self.arena.get(probe, np.arange(len(POOL))).vectors

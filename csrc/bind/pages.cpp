@@ -110,12 +110,12 @@ std::unique_ptr<Pages> make(std::optional<int64_t> dim, const std::string& dtype
                                  std::move(kinds));
 }
 
-py::array_t<int64_t> create(Pages& pages, int64_t n) {
+py::array_t<int64_t> create(Pages& pages, int64_t n, bool are_lists) {
   MEMCORE_CHECK(n >= 0, kInput, "new: n is ", n, ", should be at least 0");
   py::array_t<int64_t> handles(n);
   int64_t* out = handles.mutable_data();
   const py::gil_scoped_release release;
-  pages.create(n, out);
+  pages.create(n, out, are_lists);
   return handles;
 }
 
@@ -132,6 +132,15 @@ py::array_t<bool> alive(Pages& pages, const py::array& handles) {
   const py::gil_scoped_release release;
   pages.alive(arg.view, out);
   return found;
+}
+
+void check(Pages& pages, const std::string& op, const std::optional<py::array>& vectors,
+           const std::vector<std::optional<py::array>>& columns) {
+  const std::optional<VectorsView> rows = vectors_view(op.c_str(), vectors);
+  const CellsArg cells(op.c_str(), columns);
+  const int64_t n = rows ? rows->n_rows : cells.arrays.empty() ? 0 : cells.arrays[0].view.size;
+  const py::gil_scoped_release release;
+  pages.check(op.c_str(), n, rows ? &*rows : nullptr, cells.views);
 }
 
 py::array_t<int64_t> add(Pages& pages, const py::array& handles,
@@ -308,9 +317,11 @@ void register_pages(py::module_& m) {
   py::class_<Pages> cls(
       m, "Pages", "All rows of all banks, and the operations on them. Each is all or nothing.");
   cls.def(py::init(&make), arg("dim"), arg("dtype"), arg("metric"), arg("columns"))
-      .def("new", &create, arg("n"))
+      .def("new", &create, arg("n"), arg("are_lists") = false)
       .def("drop", &drop, arg("handles"))
       .def("alive", &alive, arg("handles"))
+      .def("check", &check, arg("op"), arg("vectors"), arg("columns"),
+           "Throws what add or update would for these rows, in the name of op.")
       .def("add", &add, arg("handles"), arg("ids"), arg("vectors"), arg("columns"))
       .def("update", &update, arg("handles"), arg("ids"), arg("vectors"), arg("columns"),
            arg("skip"))

@@ -7,6 +7,7 @@
 #include "module.h"
 #include "pages_binding.h"
 #include "plain.h"
+#include "search_lists.h"
 
 namespace py = pybind11;
 
@@ -74,46 +75,72 @@ void run_search(Pages& pages, const Int64View& handles, const KeysView& queries,
   });
 }
 
+// What the searches of banks and of lists share: everything but where they look.
+class SearchArguments {
+ public:
+  SearchArguments(const Pages& pages, const py::array& queries_array, const py::object& k,
+                  const py::object& where, const Maybe& where_index, const Maybe& candidates,
+                  const std::optional<int>& scale, const std::optional<int>& bias, float min_score,
+                  float max_score, std::optional<bool> first_pass, py::array& scores,
+                  py::array& ids)
+      : queries(queries_view("search", queries_array, pages)),
+        width(last_axis(scores)),
+        counts_("search", k, queries.n_rows, width),
+        programs_(conditions(where, pages)) {
+    const int64_t n_queries = queries.n_rows;
+    scores_out = plain_output<float>("search", "scores", scores, n_queries * width);
+    ids_out = plain_output<int64_t>("search", "ids", ids, n_queries * width);
+    options.k = counts_.view();
+    options.range = {min_score, max_score};
+    if (where_index) {
+      options.programs = &programs_;
+      options.where_index = plain<int64_t>("search", "where_index", *where_index, n_queries);
+      for (int64_t q = 0; q < n_queries; ++q) {
+        MEMCORE_CHECK(options.where_index[q] < static_cast<int64_t>(programs_.size()), kInput,
+                      "search: where_index[", q, "] is ", options.where_index[q],
+                      ", should be below ", programs_.size());
+      }
+    }
+    if (candidates) {
+      MEMCORE_CHECK(candidates->ndim() == 2, kShape, "search: candidates has ", candidates->ndim(),
+                    " axes, should have 2");
+      options.n_candidates = candidates->shape(1);
+      options.candidates =
+          plain<int64_t>("search", "candidates", *candidates, n_queries * options.n_candidates);
+    }
+    options.weights = {weight_column("scale", scale, pages), weight_column("bias", bias, pages)};
+    options.first_pass = !first_pass   ? FirstPass::kAuto
+                         : *first_pass ? FirstPass::kOn
+                                       : FirstPass::kOff;
+  }
+
+  const KeysView queries;
+  const int64_t width;
+  float* scores_out;
+  int64_t* ids_out;
+  PageSearchOptions options;
+
+ private:
+  static int64_t last_axis(const py::array& scores) {
+    MEMCORE_CHECK(scores.ndim() == 2, kShape, "search: scores has ", scores.ndim(),
+                  " axes, should have 2");
+    return scores.shape(1);
+  }
+
+  const CountsArgument counts_;
+  const std::vector<Where> programs_;
+};
+
 void bind_search(Pages& pages, const py::array& handles, const py::array& queries,
                  const py::object& k, const py::object& where, const Maybe& where_index,
                  const Maybe& candidates, const std::optional<int>& scale,
                  const std::optional<int>& bias, float min_score, float max_score,
                  std::optional<bool> first_pass, py::array& scores, py::array& ids) {
-  const KeysView asked = queries_view("search", queries, pages);
-  const int64_t n_queries = asked.n_rows;
-  MEMCORE_CHECK(scores.ndim() == 2, kShape, "search: scores has ", scores.ndim(),
-                " axes, should have 2");
-  const int64_t width = scores.shape(1);
-  float* scores_out = plain_output<float>("search", "scores", scores, n_queries * width);
-  int64_t* ids_out = plain_output<int64_t>("search", "ids", ids, n_queries * width);
-  const Int64View banks = handles_view("search", handles, n_queries);
-  const CountsArgument counts("search", k, n_queries, width);
-  const std::vector<Where> programs = conditions(where, pages);
-
-  PageSearchOptions options;
-  options.k = counts.view();
-  options.range = {min_score, max_score};
-  if (where_index) {
-    options.programs = &programs;
-    options.where_index = plain<int64_t>("search", "where_index", *where_index, n_queries);
-    for (int64_t q = 0; q < n_queries; ++q) {
-      MEMCORE_CHECK(options.where_index[q] < static_cast<int64_t>(programs.size()), kInput,
-                    "search: where_index[", q, "] is ", options.where_index[q],
-                    ", should be below ", programs.size());
-    }
-  }
-  if (candidates) {
-    MEMCORE_CHECK(candidates->ndim() == 2, kShape, "search: candidates has ", candidates->ndim(),
-                  " axes, should have 2");
-    options.n_candidates = candidates->shape(1);
-    options.candidates =
-        plain<int64_t>("search", "candidates", *candidates, n_queries * options.n_candidates);
-  }
-  options.weights = {weight_column("scale", scale, pages), weight_column("bias", bias, pages)};
-  options.first_pass = !first_pass   ? FirstPass::kAuto
-                       : *first_pass ? FirstPass::kOn
-                                     : FirstPass::kOff;
-  run_search(pages, banks, asked, options, width, scores_out, ids_out);
+  const SearchArguments given(pages, queries, k, where, where_index, candidates, scale, bias,
+                              min_score, max_score, first_pass, scores, ids);
+  const Int64View banks = handles_view("search", handles, given.queries.n_rows);
+  run_search(pages, banks, given.queries, given.options, given.width, given.scores_out,
+             given.ids_out);
 }
 
 // The same for a plain call, or None: see plain.h.
@@ -135,6 +162,35 @@ py::object bind_search_plain(Pages& pages, py::handle handles, py::handle querie
   const auto* named = reinterpret_cast<const int64_t*>(banks->data);
   run_search(pages, {named, n_banks, !is_one}, *asked, options, *width, out.scores, out.ids);
   return out.hits;
+}
+
+void bind_search_lists(Pages& pages, const py::array& lists, const py::array& probes,
+                       const py::array& queries, const py::object& k, const py::object& where,
+                       const Maybe& where_index, const Maybe& candidates,
+                       const std::optional<int>& scale, const std::optional<int>& bias,
+                       float min_score, float max_score, std::optional<bool> first_pass,
+                       py::array& scores, py::array& ids) {
+  const SearchArguments given(pages, queries, k, where, where_index, candidates, scale, bias,
+                              min_score, max_score, first_pass, scores, ids);
+  const int64_t n_queries = given.queries.n_rows;
+  MEMCORE_CHECK(probes.ndim() == 2, kShape, "search: probes has ", probes.ndim(),
+                " axes, should have 2");
+  ProbesView view;
+  view.lists = {plain<int64_t>("search", "lists", lists, lists.size()), lists.size(), 1};
+  view.n_probes = probes.shape(1);
+  view.probes = plain<int64_t>("search", "probes", probes, n_queries * view.n_probes);
+  MEMCORE_CHECK(!candidates || given.options.n_candidates == view.n_probes, kShape,
+                "search: candidates has ", given.options.n_candidates, " columns, should have ",
+                view.n_probes, " as probes has");
+  for (int64_t i = 0; i < n_queries * view.n_probes; ++i) {
+    MEMCORE_CHECK(view.probes[i] < lists.size(), kInput, "search: probes has ", view.probes[i],
+                  ", should be below ", lists.size());
+  }
+  interruptible([&](Interrupt& interrupt) {
+    Queries prepared = prepare("search", given.queries, pages.metric());
+    search_lists(pages, view, prepared, given.options, interrupt, given.width, given.scores_out,
+                 given.ids_out);
+  });
 }
 
 void bind_score(Pages& pages, const py::array& handles, const py::array& queries,
@@ -161,6 +217,13 @@ void bind_pages_search(py::class_<Pages>& cls) {
           "The k best rows of each query's bank, written to scores and ids (n_queries, width).");
   cls.def("search_plain", &bind_search_plain, py::arg("handles"), py::arg("queries"), py::arg("k"),
           "Hits for float32 queries and an int k; None for all other arguments.");
+  cls.def(
+      "search_lists", &bind_search_lists, py::arg("lists"), py::arg("probes"), py::arg("queries"),
+      py::arg("k"), py::arg("where"), py::arg("where_index"), py::arg("candidates"),
+      py::arg("scale"), py::arg("bias"), py::arg("min_score"), py::arg("max_score"),
+      py::arg("first_pass"), py::arg("scores"), py::arg("ids"),
+      "The k best rows of the lists (handles of banks) that each query's row of probes names by "
+      "place, likeliest first; with candidates, of those rows, whose lists probes names.");
   cls.def("score", &bind_score, py::arg("handles"), py::arg("queries"), py::arg("ids"),
           py::arg("scores"),
           "The canonical scores of named rows, written to scores; -inf where an id is -1.");

@@ -5,6 +5,17 @@
 
 namespace memcore {
 
+float cell_number(const Pages& pages, int column, int64_t slot, float missing) {
+  if (column < 0) return missing;
+  const int64_t cell = pages.slab().cells(column, page_of(slot))[lane_of(slot)];
+  const ColumnKind kind = pages.kinds()[column];
+  if (kind == ColumnKind::kFloat64) {
+    const double value = std::bit_cast<double>(cell);
+    return std::isnan(value) ? missing : static_cast<float>(value);
+  }
+  return cell == null_cell(kind) ? missing : static_cast<float>(cell);
+}
+
 void BankRows::rows(const int64_t* row, int64_t n, const void** out) const {
   const int64_t row_bytes = slab_->row_bytes();
   for (int64_t i = 0; i < n; ++i) {
@@ -35,21 +46,11 @@ void BankRows::prefetch(const int64_t* row, int64_t n) const {
   }
 }
 
-float BankRows::number(int column, int64_t row, float missing) const {
-  if (column < 0) return missing;
-  const int64_t cell = slab_->cells(column, bank_.pages[row / kPageRows])[row % kPageRows];
-  const ColumnKind kind = pages_->kinds()[column];
-  if (kind == ColumnKind::kFloat64) {
-    const double value = std::bit_cast<double>(cell);
-    return std::isnan(value) ? missing : static_cast<float>(value);
-  }
-  return cell == null_cell(kind) ? missing : static_cast<float>(cell);
-}
-
 void BankRows::weights(const int64_t* row, int64_t n, float* scale, float* bias) const {
   for (int64_t i = 0; i < n; ++i) {
-    scale[i] = number(weights_.scale, row[i], 1.0f);
-    bias[i] = number(weights_.bias, row[i], 0.0f);
+    const int64_t slot = slot_of(bank_.pages[row[i] / kPageRows], row[i] % kPageRows);
+    scale[i] = cell_number(*pages_, weights_.scale, slot, 1.0f);
+    bias[i] = cell_number(*pages_, weights_.bias, slot, 0.0f);
   }
 }
 

@@ -15,6 +15,9 @@ struct WeightColumns {
   int bias = -1;
 };
 
+// The number in a numeric cell of a slot, rounded to float32; a null, or no column, is `missing`.
+float cell_number(const Pages& pages, int column, int64_t slot, float missing);
+
 // The rows of a bank, while the lock of its pages is held.
 class BankRows final : public RowSource {
  public:
@@ -37,9 +40,6 @@ class BankRows final : public RowSource {
   void weights(const int64_t* row, int64_t n, float* scale, float* bias) const override;
 
  private:
-  // The number in a cell; a null counts as `missing`.
-  float number(int column, int64_t row, float missing) const;
-
   const Pages* pages_ = nullptr;
   const Slab* slab_ = nullptr;
   BankView bank_{};

@@ -43,6 +43,7 @@ BankContents BankContents::clone() const {
   copy.n_rows = n_rows;
   copy.next_id = next_id;
   copy.gaps = gaps;
+  copy.is_list = is_list;
   copy.family = family;
   if (id_map) copy.id_map = std::make_unique<IdMap>(*id_map);
   return copy;

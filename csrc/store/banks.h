@@ -48,6 +48,9 @@ struct BankContents {
   uint64_t next_id = 0;
   // Ids below next_id that no row ever had.
   Gaps gaps;
+  // A list remembers no ids: a row may leave it and come back. Its owner sees to it that ids
+  // differ.
+  bool is_list = false;
   // The handle of the bank that this one descends from by forks, or its own: banks of a family
   // share pages.
   int64_t family = 0;

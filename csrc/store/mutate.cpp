@@ -76,7 +76,8 @@ void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, New
       const int64_t id = ids[batch.order[i]];
       if (id < 0) {
         negative.offer(batch.order[i]);
-      } else if (static_cast<uint64_t>(id) < bank.next_id && !bank.gaps.contains(id)) {
+      } else if (!bank.is_list && static_cast<uint64_t>(id) < bank.next_id &&
+                 !bank.gaps.contains(id)) {
         used.offer(batch.order[i]);
       }
     }
@@ -93,6 +94,7 @@ void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, New
   std::vector<int64_t> sorted;
   for (int64_t group = 0; group < batch.n_groups(); ++group) {
     const Bank& bank = banks[batch.banks[group]];
+    if (bank.is_list) continue;
     sorted.clear();
     for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i)
       sorted.push_back(ids[batch.order[i]]);
@@ -138,6 +140,13 @@ void Pages::write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is
     }
     cell = value;
   }
+}
+
+void Pages::check(const char* op, int64_t n, const VectorsView* vectors, const CellsView& cells) {
+  const WriteLock hold(lock_);
+  check_vectors(slab_, vectors, n, false, op);
+  take_vectors(slab_, vectors, op);
+  check_cells(op, n, cells);
 }
 
 void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,

@@ -31,10 +31,14 @@ Pages::Pages(int64_t dim, DType dtype, Metric metric, std::vector<ColumnKind> ki
   }
 }
 
-void Pages::create(int64_t n, int64_t* handles) {
+void Pages::create(int64_t n, int64_t* handles, bool are_lists) {
   const WriteLock hold(lock_);
   banks_.reserve(n);
-  for (int64_t i = 0; i < n; ++i) handles[i] = banks_.handle(banks_.take());
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t index = banks_.take();
+    banks_[index].is_list = are_lists;
+    handles[i] = banks_.handle(index);
+  }
 }
 
 void Pages::alive(const Int64View& handles, bool* out) {
@@ -163,6 +167,12 @@ BankView Pages::view(int64_t handle, const char* op, int64_t position) const {
 int64_t Pages::find_row(int64_t handle, int64_t id) const {
   const int32_t index = banks_.find(handle);
   return index < 0 ? -1 : find_row(banks_[index], id);
+}
+
+int64_t Pages::find_slot(int64_t handle, int64_t id) const {
+  const int32_t index = banks_.find(handle);
+  const int64_t row = index < 0 ? -1 : find_row(banks_[index], id);
+  return row < 0 ? -1 : slot_of(banks_[index].pages[row / kPageRows], row % kPageRows);
 }
 
 int64_t Pages::find_row(const Bank& bank, int64_t id) const {

@@ -32,9 +32,13 @@ class Pages {
   // dim 0: rows without vectors.
   Pages(int64_t dim, DType dtype, Metric metric, std::vector<ColumnKind> kinds);
 
-  void create(int64_t n, int64_t* handles);
+  // Lists take any ids of the caller's that they do not hold, which is not checked.
+  void create(int64_t n, int64_t* handles, bool are_lists = false);
   void drop(const Int64View& handles);
   void alive(const Int64View& handles, bool* out);
+
+  // Throws what add or update would for these rows, whatever banks they go to.
+  void check(const char* op, int64_t n, const VectorsView* vectors, const CellsView& cells);
 
   // ids: nullptr draws them from each bank's counter. vectors: nullptr where dim is 0.
   void add(const Int64View& handles, const Int64View* ids, int64_t n, const VectorsView* vectors,
@@ -74,6 +78,8 @@ class Pages {
   BankView view(int64_t handle, const char* op, int64_t position) const;
   // The row of an id in the bank of a live handle, or -1.
   int64_t find_row(int64_t handle, int64_t id) const;
+  // The same as a slot.
+  int64_t find_slot(int64_t handle, int64_t id) const;
 
  private:
   // Runs the copies, moves and wipes of a sealed plan; then the caller writes, then finish lets go

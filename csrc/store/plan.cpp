@@ -40,7 +40,7 @@ void Plan::cut_pages(int32_t bank, int64_t position) {
 
 bool Plan::need_map(int32_t bank, int64_t n_rows) {
   Bank& owner = banks_[bank];
-  if (owner.id_map || n_rows <= kScanRows) return owner.id_map != nullptr;
+  if (owner.id_map || n_rows <= kScanRows || owner.is_list) return owner.id_map != nullptr;
   auto id_map = std::make_unique<IdMap>();
   for (int64_t row = 0; row < owner.n_rows; ++row) {
     id_map->insert(slab_.ids(owner.pages[row / kPageRows])[row % kPageRows], row);

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import arrays
+from memcore import index as index_
 from memcore.bank import coded, reads, shapes
 from memcore.bank import fields as fields_
 from memcore.bank.fields import Schema
@@ -60,6 +61,7 @@ class Arena:
         device: str = "cpu",
         fields: Mapping[str, Any] | None = None,
         codebook: Codebook | None = None,
+        index: Any = None,
     ) -> None:
         """Make an arena without banks.
 
@@ -72,6 +74,7 @@ class Arena:
                 list of str); int, float, bool, str and list mean the same.
             codebook: keep codes of this book, as it is now, in the place of vectors; `get` gives,
                 and `search` scores, what they stand for.
+            index: what narrows searches: None, "ivf", or an index's options.
         """
         if device != "cpu":
             raise BackendError(f"Arena: device is {device!r}, should be 'cpu'")
@@ -88,7 +91,15 @@ class Arena:
         self.dtype = dtype
         self._schema = Schema("Arena", fields)
         self._no_cells: list[Ints | None] = [None] * len(self._schema.columns)
-        self._pages = coded.pages(codebook, self.dim, dtype, metric, self._schema.columns)
+        self._index = index_.options("Arena", index)
+        if index is not None and codebook is not None:
+            raise InputError("Arena: index is given with a codebook, should be one of the two")
+        kinds = self._schema.columns
+        self._pages = (
+            coded.pages(codebook, self.dim, dtype, metric, kinds)
+            if codebook is not None
+            else index_.pages(self._index, self.dim, dtype, metric, kinds)
+        )
         self._tables = Tables(self._pages, self._schema.interned)
 
     @property
@@ -311,9 +322,11 @@ class Arena:
         bias: str | None = None,
         min_score: float | None = None,
         max_score: float | None = None,
+        n_probes: Any = None,
+        recall: Any = None,
         backend: str | None = None,
     ) -> Hits:
-        """Find the k best rows of each query in its bank, exactly.
+        """Find the k best rows of each query in its bank: exactly, unless there is an index.
 
         Args:
             banks: (…,) handles, one per query; may repeat. Or one for all queries.
@@ -329,6 +342,10 @@ class Arena:
             bias: the name of a numeric field. Null counts as 0.
             min_score: lowest final score to return, rounded to float32.
             max_score: highest final score to return, rounded to float32.
+            n_probes: with an index of lists, how many lists a query visits, or ints of the queries'
+                shape; all lists give what an exact search does.
+            recall: with an index of lists, the share of the k best rows to find, above 0 and at
+                most 1 (exact), or numbers of the queries' shape. See `memcore.index.IVF`.
             backend: "cpu": pages are searched by the compiled engine alone.
 
         Returns:
@@ -352,6 +369,8 @@ class Arena:
             and bias is None
             and min_score is None
             and max_score is None
+            and n_probes is None
+            and recall is None
             and backend is None
         ):
             hits: Hits | None = self._pages.search_plain(banks, queries, k)
@@ -359,7 +378,7 @@ class Arena:
                 return hits
         if backend not in (None, "cpu"):
             raise BackendError(f"search: backend is {backend!r}, should be 'cpu' for a store")
-        limits = (candidates, scale, bias, min_score, max_score)
+        limits = (candidates, scale, bias, min_score, max_score, n_probes, recall)
         return self._search(shapes.handles("search", banks), queries, k, where, limits)
 
     def attend(self, banks: Any, queries: Any, k: int = 10, *, beta: Any, **options: Any) -> Any:
@@ -492,7 +511,7 @@ class Arena:
     def _search(
         self, banks: Ints, queries: Any, k: Any, where: Any, limits: tuple[Any, ...]
     ) -> Hits:
-        candidates, scale, bias, min_score, max_score = limits
+        candidates, scale, bias, min_score, max_score, n_probes, recall = limits
         asked, shape = self._queries("search", queries)
         flat = shapes.fit("search", banks, shape, "queries")
         n_queries = len(asked)
@@ -505,8 +524,9 @@ class Arena:
         bias = self._weight("bias", bias)
         low = -_INF if min_score is None else arguments.bound("search", "min_score", min_score)
         high = _INF if max_score is None else arguments.bound("search", "max_score", max_score)
+        effort = index_.effort("search", self._index, n_probes, recall, shape)
         scores, ids = arguments.outputs("search", n_queries, width)
-        rest = (candidates, scale, bias, low, high, None, scores, ids)
+        rest = (candidates, scale, bias, low, high, None, scores, ids, *effort)
         if where is None:
             self._pages.search(flat, asked, each, None, None, *rest)
         else:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import arrays
+from memcore import index as index_
 from memcore.bank import coded
 from memcore.bank.arena import Arena
 from memcore.bank.fields import infer
@@ -56,6 +57,7 @@ class Bank:
         fields: Mapping[str, Any] | None = None,
         embed: Embed | None = None,
         codebook: Codebook | None = None,
+        index: Any = None,
     ) -> None:
         """Make an empty bank.
 
@@ -69,6 +71,7 @@ class Bank:
             embed: turns a list of n str into n vectors, (n, dim); then texts are taken by `add`,
                 `update` and `search`.
             codebook: keep codes of this book in the place of vectors, as for `Arena`.
+            index: what narrows searches: None (they are exact), "ivf", or an index's options.
         """
         if dim is None and isinstance(codebook, Codebook):
             dim = codebook.dim
@@ -78,7 +81,11 @@ class Bank:
         self._is_open = dim is None or fields is None
         self._first_add = Lock()
         # While the bank is open, this arena only stands for an empty bank.
-        arena = Arena(dim, metric=metric, dtype=dtype, fields=fields, codebook=codebook)
+        self._index = index_.options("Bank", index)
+        placed = None if self._is_open and codebook is None else self._index
+        arena = Arena(
+            dim, metric=metric, dtype=dtype, fields=fields, codebook=codebook, index=placed
+        )
         self._adopt(arena, arena.new(1))
         self._opening: tuple[Arena, Ints] | None = self._place
 
@@ -249,9 +256,11 @@ class Bank:
         bias: str | None = None,
         min_score: float | None = None,
         max_score: float | None = None,
+        n_probes: Any = None,
+        recall: Any = None,
         backend: str | None = None,
     ) -> Hits:
-        """Find the k best rows of each query, exactly.
+        """Find the k best rows of each query: exactly, unless the bank has an index.
 
         Args:
             queries: (n_queries, dim) numbers, or (dim,) for one query; or, with an embedder, one
@@ -264,6 +273,9 @@ class Bank:
             bias: likewise.
             min_score: lowest final score to return, rounded to float32.
             max_score: highest final score to return, rounded to float32.
+            n_probes: with an index of lists, how many lists a query visits, or (n_queries,) ints.
+            recall: with an index of lists, the share of the k best rows to find, as for
+                `Arena.search`.
             backend: "cpu": pages are searched by the compiled engine alone.
 
         Returns:
@@ -284,6 +296,8 @@ class Bank:
             and bias is None
             and min_score is None
             and max_score is None
+            and n_probes is None
+            and recall is None
             and backend is None
             and not self._is_open
         ):
@@ -299,6 +313,8 @@ class Bank:
             "bias": bias,
             "min_score": min_score,
             "max_score": max_score,
+            "n_probes": n_probes,
+            "recall": recall,
             "backend": backend,
         }
         if self._is_open:
@@ -333,7 +349,7 @@ class Bank:
             Page-table entries, one for each 16 rows; no rows.
         """
         fork = object.__new__(Bank)
-        fork.embed = self.embed
+        fork.embed, fork._index = self.embed, self._index
         fork._dim, fork._fields, fork._is_open = self._dim, self._fields, self._is_open
         fork._first_add = Lock()
         arena, handle = self._place
@@ -422,8 +438,8 @@ class Bank:
             dim = shape[-1] if shape else None
         if fields is None:
             fields = infer("add", given["fields"] or {})
-        book = self.codebook
-        arena = Arena(dim, metric=self.metric, dtype=self.dtype, fields=fields, codebook=book)
+        options = {"codebook": self.codebook, "index": self._index}
+        arena = Arena(dim, metric=self.metric, dtype=self.dtype, fields=fields, **options)
         handle = arena.new(1)
         ids = arena.add(handle, vectors, **given)
         if not ids.shape[0]:
@@ -441,6 +457,8 @@ class Bank:
     def _search_nothing(self, queries: Any, k: Any, options: dict[str, Any]) -> Hits:
         """Search a bank whose fields are not known yet: whatever they are, no row has them."""
         options = {**options, "where": None, "scale": None, "bias": None}
+        if self._index is not None:
+            options = {**options, "n_probes": None, "recall": None}
         arena, handle = self._place
         if arena.dim is None:
             shape = arrays.vectors("search", "queries", queries)[0].shape

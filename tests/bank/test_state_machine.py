@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from bank_oracle import World
 from bank_steps import STEPS
+from walk import Walk
 
 # MEMCORE_TEST_STEPS asks for a longer run.
 N_STEPS = int(os.environ.get("MEMCORE_TEST_STEPS") or 100_000)
@@ -21,19 +22,6 @@ WORLDS = [
     ("cosine", "bfloat16"),
     ("l2", "float16"),
 ]
-
-
-class Walk:
-    """Many numbers drawn at once: one at a time would cost more than the steps."""
-
-    def __init__(self, rng):
-        self.rng = rng
-        self.drawn = []
-
-    def below(self, n):
-        if not self.drawn:
-            self.drawn = self.rng.integers(0, 2**40, 4096).tolist()
-        return self.drawn.pop() % n
 
 
 class Drawn:

@@ -1,0 +1,175 @@
+"""Which lists a query visits: as many as it asks for, or as a recall needs on the bank itself."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore.index.lists import Lists
+from memcore.index.partition import Partition
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+# Rows that are measured: for small k, each tells less.
+_N_SAMPLE, _N_SAMPLE_OF_FEW = 400, 1000
+# Up to here, each k is measured by itself.
+_EVERY_K = 32
+# A bank is measured anew when this share of its rows, or of its centroids, has changed.
+_STALE = 0.25
+# The longest row of lists that is measured: what needs more visits them all.
+_MOST_PROBES = 256
+_MOST_OF = 0.96
+_ALL = 1 << 62
+# Rows of the bank are a little nearer to its centroids than queries are: this part of what may be
+# missed is kept back.
+_MARGIN = 0.1
+
+
+def choose(
+    lists: Lists, partition: Partition, queries: NDArray[Any], k: Any, n_probes: Any, recall: Any
+) -> Ints:
+    """The places of the lists that each query visits, likeliest first; -1 pads.
+
+    Args:
+        lists: the rows.
+        partition: the bank.
+        queries: (n_queries, dim).
+        k: an int, or (n_queries,) ints.
+        n_probes: how many lists, or (n_queries,) of them; None asks recall.
+        recall: the share of the k best rows that should be found, or (n_queries,) of them.
+
+    Returns:
+        (n_queries, n) int64.
+    """
+    n_lists = partition.n_centroids
+    if not n_lists:
+        return np.full((len(queries), 1), partition.places[0])
+    if n_probes is not None:
+        n_probes = np.minimum(n_probes, n_lists)
+    elif recall.__class__ is float and recall == 1.0:
+        n_probes = n_lists
+    else:
+        width = int(k if isinstance(k, int) else k.max(initial=1))
+        return _measured(lists, partition, width).choose(partition, queries, recall)
+    most = int(n_probes if n_probes.__class__ is int else np.max(n_probes, initial=1))
+    places = partition.best(queries, most)[1]
+    if np.ndim(n_probes):
+        places[np.arange(most) >= n_probes[:, None]] = -1
+    return places
+
+
+class Calibration:
+    """How far down the row of lists the k nearest neighbours of a bank's own rows are.
+
+    A query visits the lists whose centroid's score falls short of the best one's by at most a gap
+    (divided by the query's norm, under dot). The gap that finds a share of the neighbours is read
+    from a sample of rows, each of which searched the whole bank for its neighbours.
+    """
+
+    def __init__(self, lists: Lists, partition: Partition, k: int) -> None:
+        self.k = k
+        self.version = partition.version
+        self.n_rows = partition.n_rows
+        rng = np.random.default_rng([partition.n_rows, k])
+        owner = np.array([partition.handle])
+        known = lists.directory.ids(partition.handle)
+        n_sample = _N_SAMPLE if k >= 4 else _N_SAMPLE_OF_FEW
+        chosen = np.sort(rng.permutation(known)[:n_sample])
+        rows = lists.vectors(partition, chosen, lists.places(owner, chosen))
+        near = _neighbours(lists, partition, chosen, rows, k)
+        at = lists.places(owner, near.reshape(-1)).reshape(near.shape)
+
+        n = min(_MOST_PROBES, partition.n_centroids)
+        scores, places = partition.best(rows, n)
+        gaps = _gaps(partition, rows, scores)
+        is_list = at[:, :, None] == places[:, None, :]
+        ranks = np.where(is_list.any(axis=2), is_list.argmax(axis=2), n)
+        gaps = np.concatenate([gaps, np.full((len(gaps), 1), np.inf, np.float32)], axis=1)
+        needed = np.take_along_axis(gaps, ranks, axis=1)
+        # Of each neighbour: the gap and the number of lists that reach it.
+        self._needed = needed[near >= 0]
+        self._ranks = ranks[near >= 0]
+        self._gaps = gaps[:, :-1]
+        self._limits: dict[float, tuple[float, int]] = {}
+
+    def choose(self, partition: Partition, queries: NDArray[Any], recall: Any) -> Ints:
+        """The places that each query visits, as `choose` gives them."""
+        if isinstance(recall, float):
+            limit, most = self._limit(recall)
+            most = min(most, partition.n_centroids)
+            scores, places = partition.best(queries, most)
+            is_far = _gaps(partition, queries, scores) > limit
+        else:
+            wanted, each = np.unique(recall, return_inverse=True)
+            limits = [self._limit(one) for one in wanted.tolist()]
+            most = min(max(most for _, most in limits), partition.n_centroids)
+            scores, places = partition.best(queries, most)
+            within = np.array([limit for limit, _ in limits], np.float32)[each][:, None]
+            counts = np.array([most for _, most in limits])[each][:, None]
+            is_far = (_gaps(partition, queries, scores) > within) | (np.arange(most) >= counts)
+        is_far[:, 0] = False
+        places[is_far] = -1
+        return places
+
+    def _limit(self, recall: float) -> tuple[float, int]:
+        """The gap that finds a share of the neighbours, and how many lists lie within it."""
+        known = self._limits.get(recall)
+        if known is None:
+            share = recall + _MARGIN * (1 - recall)
+            limit = _share(self._needed, share)
+            most = _ALL
+            if np.isfinite(limit):
+                counts = np.count_nonzero(self._gaps <= limit, axis=1)
+                # The few queries with more lists within the gap do without the last ones; a wider
+                # gap for all makes up for that, if it can.
+                fewer = max(1, int(np.quantile(counts, _MOST_OF)))
+                wider = _share(np.where(self._ranks < fewer, self._needed, np.inf), share)
+                limit, most = (wider, fewer) if np.isfinite(wider) else (limit, int(counts.max()))
+            known = self._limits[recall] = (limit, most)
+        return known
+
+
+def _share(needed: Floats, share: float) -> float:
+    """The smallest number that a share of these do not pass; 0 if there are none."""
+    if not needed.size:
+        return 0.0
+    place = min(max(math.ceil(share * needed.size), 1), needed.size) - 1
+    return float(np.partition(needed, place)[place])
+
+
+def _measured(lists: Lists, partition: Partition, k: int) -> Calibration:
+    """The calibration for k (a large one is rounded up), measured where it is missing or old."""
+    k = k if k <= _EVERY_K else 1 << (k - 1).bit_length()
+    known: Calibration | None = partition.calibrations.get(k)
+    if (
+        known is None
+        or partition.version - known.version > _STALE * partition.n_centroids
+        or abs(partition.n_rows - known.n_rows) > _STALE * known.n_rows
+    ):
+        known = Calibration(lists, partition, k)
+        partition.calibrations[k] = known
+    return known
+
+
+def _gaps(partition: Partition, queries: NDArray[Any], scores: Floats) -> Floats:
+    """By how much each centroid's score falls short of the best one's: (n_queries, n)."""
+    gaps: Floats = scores[:, :1] - scores
+    if partition.routes.metric == "dot":
+        rows = partition.routes.widen(queries)
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        gaps /= np.maximum(norms, np.float32(1e-30))[:, None]
+    return gaps
+
+
+def _neighbours(lists: Lists, partition: Partition, ids: Ints, rows: NDArray[Any], k: int) -> Ints:
+    """The k best rows of the whole bank for each of these, itself left out: (n, k); -1 pads."""
+    probes = np.broadcast_to(partition.places, (len(ids), len(partition.places)))
+    scores = np.empty((len(ids), k + 1), np.float32)
+    found = np.empty((len(ids), k + 1), np.int64)
+    rest = (None, None, None, None, None, -np.inf, np.inf, None, scores, found)
+    lists.pages.search_lists(partition.lists, np.ascontiguousarray(probes), rows, k + 1, *rest)
+    others = np.where(found == ids[:, None], -1, found)
+    order = np.argsort(others == -1, axis=1, kind="stable")
+    return np.take_along_axis(others, order, axis=1)[:, :k]
