@@ -14,7 +14,9 @@ Ints = NDArray[np.int64]
 ROWS_PER_CENTROID = 48
 
 
-def kmeans(rows: Floats, n: int, *, metric: str, n_steps: int, rng: "np.random.Generator") -> Floats:
+def kmeans(
+    rows: Floats, n: int, *, metric: str, n_steps: int, rng: "np.random.Generator"
+) -> Floats:
     """The centroids of at most n clusters of rows, fewer where rows repeat.
 
     Args:

@@ -12,6 +12,7 @@ from memcore import BackendError, Codebook, InputError, ShapeError
 torch = pytest.importorskip("torch")
 
 from memcore.nn import VectorQuantizer, quantizer  # noqa: E402
+from ranks import learn_together  # noqa: E402
 
 
 def test_docstring_example():
@@ -144,26 +145,6 @@ def test_bad_input_changes_nothing(rng):
     assert layer.book.state is state
     with pytest.raises(InputError, match="commitment is -1"):
         VectorQuantizer(16, 4, commitment=-1)
-
-
-def learn_together(rank, n_ranks, where, batches):
-    """One of the ranks: learns from its share of each batch, and saves what it knows."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{where}/meeting", rank=rank, world_size=n_ranks
-    )
-    layer = VectorQuantizer(24, 6, n_levels=2, decay=0.9)
-    for batch in batches:
-        # Shares of different sizes.
-        layer(torch.from_numpy(np.array_split(batch, [len(batch) // 3])[rank]))
-    state = layer.book.state
-    np.savez(
-        f"{where}/{rank}.npz",
-        codewords=state.codewords,
-        sums=state.sums,
-        usage=state.usage,
-        n_seeded=state.n_seeded,
-    )
-    torch.distributed.destroy_process_group()
 
 
 def test_two_ranks_learn_as_one(tmp_path, rng):

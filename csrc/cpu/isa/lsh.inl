@@ -28,7 +28,7 @@ bool make_row_tables(const float* row, int64_t dim, uint8_t* tables) {
   return true;
 }
 
-// One tile: kRows rows, two registers of planes, the pairs of a chunk.
+// One tile: kRows rows, two registers of planes, the pairs of a chunk, at least one.
 template <int kRows>
 __attribute__((noinline)) void project_tile(const uint8_t* tables, int64_t row_bytes,
                                             const uint8_t* chunk, int64_t n_pairs, int64_t plane,
@@ -41,7 +41,8 @@ __attribute__((noinline)) void project_tile(const uint8_t* tables, int64_t row_b
     high[r][1] = low[r][1] = load_sums(start + kRegisterPlanes);
   }
   const uint8_t* at = chunk + kStartBytes + 2 * plane;
-  for (int64_t pair = 0; pair < n_pairs; ++pair, at += kPairBytes, tables += 32) {
+  const uint8_t* const end = at + n_pairs * kPairBytes;
+  do {
 #pragma GCC unroll 2
     for (int w = 0; w < 2; ++w) {
       const Bytes index = load_bytes(at + 2 * w * kRegisterPlanes);
@@ -53,7 +54,9 @@ __attribute__((noinline)) void project_tile(const uint8_t* tables, int64_t row_b
         high[r][w] = add_lookups(high[r][w], repeat_table(table + 16), index, signs);
       }
     }
-  }
+    at += kPairBytes;
+    tables += 32;
+  } while (at != end);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
     store_sums(sums + r * stride, high[r][0], low[r][0]);
