@@ -74,7 +74,7 @@ class Arena:
                 list of str); int, float, bool, str and list mean the same.
             codebook: keep codes of this book, as it is now, in the place of vectors; `get` gives,
                 and `search` scores, what they stand for.
-            index: what narrows searches: None, "ivf", or an index's options.
+            index: what narrows searches: None, "ivf", "lsh", an `LSH`, or an index's options.
         """
         if device != "cpu":
             raise BackendError(f"Arena: device is {device!r}, should be 'cpu'")

@@ -71,7 +71,8 @@ class Bank:
             embed: turns a list of n str into n vectors, (n, dim); then texts are taken by `add`,
                 `update` and `search`.
             codebook: keep codes of this book in the place of vectors, as for `Arena`.
-            index: what narrows searches: None (they are exact), "ivf", or an index's options.
+            index: what narrows searches: None (they are exact), "ivf", "lsh", an `LSH`, or an
+                index's options.
         """
         if dim is None and isinstance(codebook, Codebook):
             dim = codebook.dim

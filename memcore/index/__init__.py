@@ -11,10 +11,12 @@ import numpy as np
 from memcore import _core, arrays
 from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.index.ivf import IVF
+from memcore.index.lsh import LshOptions
+from memcore.lsh import LSH
 
 __all__ = ["IVF", "effort", "options", "pages"]
 
-_BY_NAME = {"ivf": IVF}
+_BY_NAME = {"ivf": IVF, "lsh": LshOptions}
 
 
 def options(op: str, index: Any) -> Any:
@@ -29,6 +31,8 @@ def options(op: str, index: Any) -> Any:
         if index not in _BY_NAME:
             raise InputError(f"{op}: index is {index!r}, should be one of {names}")
         return _BY_NAME[index]()
+    if isinstance(index, LSH):
+        return LshOptions(index)
     if index is not None and not hasattr(index, "pages"):
         kind = type(index).__name__
         raise DtypeError(f"{op}: index is a {kind}, should be None, {names} or an index's options")

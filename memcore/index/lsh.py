@@ -1,0 +1,289 @@
+"""Rows found through the buckets of their codes: `Bank(index="lsh")`.
+
+Beside a page store stand, for each bank, chains of the rows of each bucket. A search gathers the
+rows of the probed buckets, and the store scores those. Rows are never copied. Indyk and Motwani
+1998, "Approximate Nearest Neighbors"; probes as in Lv et al. 2007, "Multi-Probe LSH".
+"""
+
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore import _core, reference
+from memcore.errors import InputError
+from memcore.lsh import LSH
+
+Ints = NDArray[np.int64]
+
+_FEW_ROWS = 16
+_PROBES = 4
+# Queries whose candidates are gathered, padded to the longest, and scored together.
+_CHUNK = 64
+
+
+class Chains:
+    """Lists of rows per bucket: chains through arrays, changed in constant time per table.
+
+    A row has one key for each list that it is in: its codes, and last its id, by which it is found
+    when it goes. Rows lie densely; the last one moves into a hole. Forks share the arrays until one
+    of them is changed.
+    """
+
+    def __init__(self, lsh: LSH) -> None:
+        """Make an index of no rows over these hashes."""
+        self.lsh = lsh
+        self._n_rows = 0
+        self._is_shared = False
+        n_keys = lsh.n_tables + 1
+        self._keys: NDArray[np.uint64] = np.empty((_FEW_ROWS, n_keys), np.uint64)
+        self._links: NDArray[np.int32] = np.empty((_FEW_ROWS, n_keys, 2), np.int32)
+        self._heads: NDArray[np.int32] = np.full((n_keys, _FEW_ROWS), -1, np.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays, shared or not."""
+        return self._keys.nbytes + self._links.nbytes + self._heads.nbytes
+
+    def reserve(self, n: int) -> None:
+        """Arrays of our own, with room for n more rows: nothing can fail after that."""
+        if self._is_shared:
+            arrays = self._keys.copy(), self._links.copy(), self._heads.copy()
+            self._keys, self._links, self._heads = arrays
+            self._is_shared = False
+        self._reserve(self._n_rows + n)
+
+    def add(self, ids: Ints, codes: NDArray[np.uint64]) -> None:
+        """Chain rows (n,) by their codes (n, n_tables)."""
+        begin, end = self._n_rows, self._n_rows + len(ids)
+        self._keys[begin:end, :-1] = codes
+        self._keys[begin:end, -1] = ids
+        _core.lists_link(self._keys, self._links, self._heads, begin, end)
+        self._n_rows = end
+
+    def remove(self, ids: Ints) -> None:
+        """Take rows out of their chains."""
+        lists = self._keys, self._links, self._heads
+        self._n_rows = _core.lists_remove(*lists, self._n_rows, np.ascontiguousarray(ids))
+
+    def candidates(self, queries: NDArray[Any], n_probes: int | None) -> tuple[Ints, Ints]:
+        """The rows in the probed buckets of any table."""
+        wanted = min(_PROBES, self.lsh.n_buckets) if n_probes is None else n_probes
+        probes = self.lsh.probes(queries, wanted)
+        lists = self._keys, self._links, self._heads
+        offsets, ids, _ = _core.lists_find(*lists, self._n_rows, probes, 1)
+        return offsets, ids
+
+    def fork(self) -> "Chains":
+        """The same rows and hashes; the arrays are copied when either changes."""
+        fork = object.__new__(Chains)
+        self._is_shared = True
+        fork.__dict__.update(self.__dict__)
+        return fork
+
+    def _reserve(self, n_rows: int) -> None:
+        """Room for n_rows rows, about one chain for each."""
+        capacity = len(self._keys)
+        if n_rows <= capacity:
+            return
+        if n_rows > np.iinfo(np.int32).max:
+            raise InputError(f"add: the bank would have {n_rows} rows, an LSH index holds 2^31 - 1")
+        # A power of two, so that the chains stay short whatever the codes are.
+        capacity = 1 << (n_rows - 1).bit_length()
+        n_keys = self._keys.shape[1]
+        keys = np.empty((capacity, n_keys), np.uint64)
+        links = np.empty((capacity, n_keys, 2), np.int32)
+        heads = np.full((n_keys, capacity), -1, np.int32)
+        keys[: self._n_rows] = self._keys[: self._n_rows]
+        _core.lists_link(keys, links, heads, 0, self._n_rows)
+        self._keys, self._links, self._heads = keys, links, heads
+
+
+class LshOptions:
+    """The options of an index by hashes: "lsh" is 16 tables of 12 bits, an `LSH` is itself."""
+
+    def __init__(self, lsh: LSH | None = None) -> None:
+        """Remember the hashes, if they are given."""
+        self._lsh = lsh
+
+    def pages(self, dim: int, dtype: str, metric: str, kinds: list[str]) -> "LshPages":
+        """A store of banks whose rows are found through buckets."""
+        lsh = self._lsh or LSH(dim, n_bits=12, n_tables=16)
+        if lsh.dim != dim:
+            raise InputError(f"Arena: index has dim {lsh.dim}, should be {dim}")
+        return LshPages(lsh, dim, dtype, metric, kinds)
+
+
+class LshPages:
+    """A page store whose searches look into buckets, with the methods of `_core.Pages`."""
+
+    def __init__(self, lsh: LSH, dim: int, dtype: str, metric: str, kinds: list[str]) -> None:
+        """Make a store without banks."""
+        self._lsh = lsh
+        self._pages = _core.Pages(dim, dtype, metric, kinds)
+        self._chains: dict[int, Chains] = {}
+        # Chains are changed in place: a search gathers its candidates between two changes.
+        self._lock = Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        """What does not touch the buckets is the page store's."""
+        return getattr(self._pages, name)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pages in use, their tables, and the chains (shared ones counted again)."""
+        return self._pages.nbytes + sum(chains.nbytes for chains in self._chains.values())
+
+    def new(self, n: int) -> Ints:
+        """Handles of n empty banks."""
+        with self._lock:
+            handles = self._pages.new(n)
+            self._chains.update((handle, Chains(self._lsh)) for handle in handles.tolist())
+            return handles
+
+    def drop(self, handles: Ints) -> None:
+        """Let banks go."""
+        with self._lock:
+            self._pages.drop(handles)
+            for handle in np.ravel(handles).tolist():
+                del self._chains[handle]
+
+    def fork(self, handles: Ints, n: int) -> Ints:
+        """(len(handles), n) handles of copies."""
+        with self._lock:
+            forks = self._pages.fork(handles, n)
+            for handle, row in zip(np.ravel(handles).tolist(), forks.tolist(), strict=True):
+                self._chains.update((fork, self._chains[handle].fork()) for fork in row)
+            return forks
+
+    def copy_from(self, handles: Ints, sources: Ints) -> None:
+        """Make banks equal to others."""
+        with self._lock:
+            self._pages.copy_from(handles, sources)
+            pairs = zip(np.ravel(handles).tolist(), np.ravel(sources).tolist(), strict=True)
+            self._chains.update([(to, self._chains[from_].fork()) for to, from_ in pairs])
+
+    def add(self, handles: Ints, ids: Ints | None, vectors: Any, columns: Any) -> Ints:
+        """Add rows, and chain them."""
+        with self._lock:
+            n = 0 if vectors is None else len(vectors)
+            codes = self._stage("add", handles, vectors, n)
+            added = self._pages.add(handles, ids, vectors, columns)
+            if codes is not None:
+                for chains, rows in self._of(handles, n):
+                    chains.add(added[rows], codes[rows])
+            return added
+
+    def update(self, handles: Ints, ids: Ints, vectors: Any, columns: Any, skip: bool) -> Any:
+        """Change rows; those with new vectors move to their new buckets."""
+        if vectors is None:
+            return self._pages.update(handles, ids, vectors, columns, skip)
+        with self._lock:
+            codes = self._stage("update", handles, vectors, len(ids))
+            found = self._pages.update(handles, ids, vectors, columns, skip)
+            if codes is not None:
+                for chains, rows in self._of(handles, len(ids)):
+                    there = rows[found[rows]]
+                    chains.remove(ids[there])
+                    chains.add(ids[there], codes[there])
+            return found
+
+    def delete(self, handles: Ints, ids: Ints, skip: bool) -> Any:
+        """Delete rows, and unchain them."""
+        with self._lock:
+            self._stage("delete", handles, None, len(ids))
+            found = self._pages.delete(handles, ids, skip)
+            for chains, rows in self._of(handles, len(ids)):
+                chains.remove(ids[rows[found[rows]]])
+            return found
+
+    def search_plain(self, handles: Any, queries: Any, k: Any) -> None:
+        """No call is plain here: each goes to `search`."""
+
+    def search(
+        self,
+        handles: Ints,
+        queries: NDArray[Any],
+        k: Any,
+        where: Any,
+        where_index: Ints | None,
+        candidates: Ints | None,
+        scale: int | None,
+        bias: int | None,
+        min_score: float,
+        max_score: float,
+        first_pass: bool | None,
+        scores: NDArray[np.float32],
+        ids: Ints,
+        n_probes: Any = None,
+        recall: Any = None,
+    ) -> None:
+        """The k best of the rows in the probed buckets; of all rows with recall 1."""
+        limits = (scale, bias, min_score, max_score, first_pass)
+        if candidates is not None or (recall is not None and np.all(np.asarray(recall) == 1)):
+            self._pages.search(
+                handles, queries, k, where, where_index, candidates, *limits, scores, ids
+            )
+            return
+        if recall is not None:
+            raise InputError(f"search: recall is {recall}, should be 1 or None with hashes")
+        if n_probes is not None and np.ndim(n_probes):
+            raise InputError(
+                "search: n_probes has one for each query, should be an int with hashes"
+            )
+        n = len(queries)
+        # Finds nothing, and looks at every argument.
+        nothing = np.empty((n, 0), np.float32), np.empty((n, 0), np.int64)
+        nobody = np.full((n, 1), -1)
+        self._pages.search(handles, queries, 0, where, where_index, nobody, *limits, *nothing)
+        for begin in range(0, n, _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            banks = handles if len(handles) == 1 else handles[part]
+            each = k if np.ndim(k) == 0 else k[part]
+            index = None if where_index is None else where_index[part]
+            named = self._named(banks, queries[part], n_probes)
+            self._pages.search(
+                banks, queries[part], each, where, index, named, *limits, scores[part], ids[part]
+            )
+
+    def _named(self, handles: Ints, queries: NDArray[Any], n_probes: int | None) -> Ints:
+        """The candidates of queries as (n, m), -1 where padded."""
+        found: list[Ints] = [np.empty(0, np.int64)] * len(queries)
+        with self._lock:
+            for chains, asked in self._of(handles, len(queries)):
+                offsets, ids = chains.candidates(queries[asked], n_probes)
+                for place, q in enumerate(asked.tolist()):
+                    found[q] = ids[offsets[place] : offsets[place + 1]]
+        named = np.full((len(queries), max(map(len, found), default=0)), -1, np.int64)
+        for q, ids in enumerate(found):
+            named[q, : len(ids)] = ids
+        return named
+
+    def _of(self, handles: Ints, n: int) -> list[tuple[Chains, Ints]]:
+        """The chains that n rows or queries go to, and which of them; none of unknown banks."""
+        if len(handles) == 1:
+            chains = self._chains.get(int(handles[0]))
+            return [] if chains is None or n == 0 else [(chains, np.arange(n))]
+        order = np.argsort(handles, kind="stable")
+        banks, begins = np.unique(handles[order], return_index=True)
+        groups = np.split(order, begins[1:]) if len(banks) else []
+        pairs = zip(map(self._chains.get, banks.tolist()), groups, strict=True)
+        return [(chains, rows) for chains, rows in pairs if chains is not None]
+
+    def _stage(self, op: str, handles: Ints, vectors: Any, n: int) -> NDArray[np.uint64] | None:
+        """The codes of rows to come, and room in the chains; the store says what is wrong."""
+        codes = None
+        if vectors is not None:
+            rows = reference.widen(vectors) if vectors.dtype == np.uint16 else vectors
+            if rows.ndim != 2 or rows.shape[1] != self._lsh.dim or len(rows) != n:
+                return None
+            try:
+                codes = self._lsh.encode(rows)
+            except InputError as error:
+                raise InputError(str(error).replace("lsh_encode", op, 1)) from None
+        if len(handles) not in (1, n):
+            return None
+        for chains, rows in self._of(handles, n):
+            chains.reserve(0 if codes is None else len(rows))
+        return codes
