@@ -458,11 +458,11 @@ class Bank:
     def _search_nothing(self, queries: Any, k: Any, options: dict[str, Any]) -> Hits:
         """Search a bank whose fields are not known yet: whatever they are, no row has them."""
         options = {**options, "where": None, "scale": None, "bias": None}
-        if self._index is not None:
-            options = {**options, "n_probes": None, "recall": None}
+        shape = arrays.vectors("search", "queries", queries)[0].shape
+        index_.effort("search", self._index, options["n_probes"], options["recall"], shape[:-1])
+        options = {**options, "n_probes": None, "recall": None}
         arena, handle = self._place
         if arena.dim is None:
-            shape = arrays.vectors("search", "queries", queries)[0].shape
             arena = Arena(shape[-1] if shape else 1)
             handle = arena.new(1)
         return arena.search(handle, queries, k, **options)

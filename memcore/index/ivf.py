@@ -214,7 +214,7 @@ class ListPages:
             places = self._lists.places(owners, named)
             missing = np.flatnonzero((places < 0) & (named >= 0))
             if missing.size:
-                self._directory.count(handles)
+                self._say_which("score", handles)
                 raise NotFoundError(
                     f"score: id {named[missing[0]]} (position {missing[0]}) is not in its bank, "
                     "should be one of its rows"
@@ -260,7 +260,7 @@ class ListPages:
         def search() -> None:
             parts = self._parts(handles, len(queries))
             if parts is None:
-                self._directory.count(handles)
+                self._say_which("search", handles)
             for partition, q in parts or []:
                 if q.__class__ is slice and candidates is None:
                     probes = choose(self._lists, partition, queries, k, n_probes, recall)
@@ -288,6 +288,13 @@ class ListPages:
             scores[q], ids[q] = out
 
         self._gate.read(search)
+
+    def _say_which(self, op: str, handles: Ints) -> None:
+        """Raise what the store says of a handle that names no bank."""
+        try:
+            self._directory.count(handles)
+        except NotFoundError as error:
+            raise NotFoundError(str(error).replace("count", op, 1)) from None
 
     def _write(self, call: Callable[[], T]) -> T:
         def swept() -> T:

@@ -44,7 +44,8 @@ def hamming_search(
         Few queries read the codes once each. Sixteen and more, of up to 256 bits, look their
         nibbles up in tables of distances, 32 codes an instruction.
     """
-    op = "hamming_search"
+    # What the caller wrote: search(metric="hamming").
+    op = "search"
     asked, rows = arrays.codes(op, "queries", queries), arrays.codes(op, "keys", keys)
     if asked.ndim == 1:
         asked = asked[None]
@@ -64,5 +65,5 @@ def hamming_search(
         max_distance = int(np.floor(np.clip(-low, -1, max_distance)))
     scores, ids = arguments.outputs(op, n_queries, width)
     plain = (np.require(codes, requirements=["C", "A"]) for codes in (asked, rows))
-    engine(op, backend)(*plain, k, mask, max_distance, scores, ids)
+    engine("hamming_search", backend)(*plain, k, mask, max_distance, scores, ids)
     return Hits(arrays.like(queries, scores), arrays.like(queries, ids))

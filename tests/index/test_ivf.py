@@ -348,3 +348,23 @@ def test_what_fails_changes_nothing(rng):
 
 def test_lists_grow_with_the_root_of_the_bank():
     assert [Sizes.of(n, None).wanted for n in (0, 10**5, 10**6, 10**9)] == [64, 79, 250, 1024]
+
+
+def test_a_bank_before_its_first_add_checks_what_is_wanted(rng):
+    bank = memcore.Bank(index="ivf")
+    for wanted, words in (
+        ({"n_probes": 0}, "n_probes is 0"),
+        ({"recall": 2.0}, "recall is 2.0"),
+        ({"n_probes": 1, "recall": 0.5}, "n_probes and recall are given"),
+    ):
+        with pytest.raises(memcore.InputError, match=f"^search: {words}"):
+            bank.search(np.ones((2, 4)), **wanted)
+    assert bank.search(np.ones((2, 4)), 1, recall=0.5).ids.tolist() == [[-1], [-1]]
+
+
+def test_a_dropped_bank_is_named_by_the_op(rng):
+    arena = memcore.Arena(4, index="ivf")
+    banks = arena.new(2)
+    arena.drop(banks[:1])
+    with pytest.raises(memcore.NotFoundError, match=r"^search: handle "):
+        arena.search(banks, np.ones((2, 4)), 1)

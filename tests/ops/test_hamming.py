@@ -103,9 +103,9 @@ def test_bad_arguments(backend):
         (codes.astype(np.uint8), codes, memcore.DtypeError, "queries has dtype uint8"),
         (codes[:, :0], codes[:, :0], memcore.ShapeError, "queries has shape"),
     ):
-        with pytest.raises(error, match=f"^hamming_search: {words}"):
+        with pytest.raises(error, match=f"^search: {words}"):
             search(queries, keys, 3, backend=backend)
-    with pytest.raises(memcore.InputError, match=r"^hamming_search: k is -1"):
+    with pytest.raises(memcore.InputError, match=r"^search: k is -1"):
         search(codes, codes, -1, backend=backend)
     with pytest.raises(memcore.InputError, match=r"^search: scale is given, should not be with"):
         search(codes, codes, 1, scale=np.ones(3), backend=backend)
