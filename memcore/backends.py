@@ -38,7 +38,7 @@ def _search_reference(
     *values, _, scores, ids = options
     names = ("metric", "mask", "candidates", "scale", "bias", "min_score", "max_score")
     named = dict(zip(names, values, strict=True))
-    _check_queries("search", queries)
+    _check_queries("search" if offsets is None else "search_ragged", queries)
     if offsets is None:
         hits = reference.search(queries, keys, k, **named)
     else:

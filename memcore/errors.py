@@ -1,5 +1,8 @@
 """The exceptions of memcore. A message is one sentence: *op: argument is X, should be Y*."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ShapeError(ValueError):
     """An array's shape does not fit."""
@@ -26,3 +29,14 @@ class BackendError(RuntimeError):
 
 class StoreError(OSError):
     """A store on disk cannot be read or written."""
+
+
+@contextmanager
+def in_name_of(op: str) -> Iterator[None]:
+    """Errors of the ops that `op` is made of name it, as the caller knows no others."""
+    try:
+        yield
+    except (ShapeError, DtypeError, InputError, NotFoundError, BackendError) as error:
+        _, _, sentence = str(error).partition(": ")
+        error.args = (f"{op}: {sentence}",)
+        raise

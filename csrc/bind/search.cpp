@@ -25,19 +25,19 @@ KeysView keys_view(const char* op, const char* name, const py::array& array) {
           array.strides(1)};
 }
 
-MaskView mask_view(const Maybe& mask, int64_t n_queries, int64_t n_keys) {
+MaskView mask_view(const char* op, const Maybe& mask, int64_t n_queries, int64_t n_keys) {
   if (!mask) return {};
   const bool is_shared = mask->ndim() == 1;
-  MEMCORE_CHECK(
-      mask->itemsize() == 1 && (is_shared || (mask->ndim() == 2 && mask->shape(0) == n_queries)) &&
-          mask->shape(mask->ndim() - 1) == n_keys,
-      kShape, "search: mask does not fit, should be bool (n_keys,) or (n_queries, n_keys)");
+  MEMCORE_CHECK(mask->itemsize() == 1 &&
+                    (is_shared || (mask->ndim() == 2 && mask->shape(0) == n_queries)) &&
+                    mask->shape(mask->ndim() - 1) == n_keys,
+                kShape, op, ": mask does not fit, should be bool (n_keys,) or (n_queries, n_keys)");
   return {static_cast<const uint8_t*>(mask->data()), is_shared ? 0 : mask->strides(0),
           mask->strides(mask->ndim() - 1)};
 }
 
-const float* weights(const char* name, const Maybe& array, int64_t n_keys) {
-  return array ? plain<float>("search", name, *array, n_keys) : nullptr;
+const float* weights(const char* op, const char* name, const Maybe& array, int64_t n_keys) {
+  return array ? plain<float>(op, name, *array, n_keys) : nullptr;
 }
 
 struct Segments {
@@ -65,12 +65,12 @@ struct Segments {
   const int64_t* of_query = nullptr;
 };
 
-void run_search(const KeysView& queries, const KeysView& keys, const Segments& parts,
-                const SearchOptions& options, Metric metric, int64_t width, float* scores,
-                int64_t* ids) {
+void run_search(const char* op, const KeysView& queries, const KeysView& keys,
+                const Segments& parts, const SearchOptions& options, Metric metric, int64_t width,
+                float* scores, int64_t* ids) {
   interruptible([&](Interrupt& interrupt) {
     const FloatEnv env;
-    Queries prepared("search", queries.data, queries.dtype, queries.n_rows, queries.dim,
+    Queries prepared(op, queries.data, queries.dtype, queries.n_rows, queries.dim,
                      queries.row_stride, queries.column_stride, metric);
     search(prepared, keys, parts.at, parts.of_query, options, interrupt, width, scores, ids);
   });
@@ -81,37 +81,38 @@ void bind_search(const py::array& queries, const py::array& keys, const Maybe& o
                  const Maybe& mask, const Maybe& candidates, const Maybe& scale, const Maybe& bias,
                  float min_score, float max_score, std::optional<bool> first_pass,
                  py::array& scores, py::array& ids) {
-  const KeysView asked = keys_view("search", "queries", queries);
-  const KeysView rows = keys_view("search", "keys", keys);
-  MEMCORE_CHECK(asked.dim == rows.dim, kShape, "search: keys has dim ", rows.dim, ", should be ",
+  const char* op = offsets ? "search_ragged" : "search";
+  const KeysView asked = keys_view(op, "queries", queries);
+  const KeysView rows = keys_view(op, "keys", keys);
+  MEMCORE_CHECK(asked.dim == rows.dim, kShape, op, ": keys has dim ", rows.dim, ", should be ",
                 asked.dim);
-  MEMCORE_CHECK(scores.ndim() == 2, kShape, "search: scores has ", scores.ndim(),
+  MEMCORE_CHECK(scores.ndim() == 2, kShape, op, ": scores has ", scores.ndim(),
                 " axes, should have 2");
   const int64_t n_queries = asked.n_rows, width = scores.shape(1);
-  float* scores_out = plain_output<float>("search", "scores", scores, n_queries * width);
-  int64_t* ids_out = plain_output<int64_t>("search", "ids", ids, n_queries * width);
-  const CountsArgument counts("search", k, n_queries, width);
+  float* scores_out = plain_output<float>(op, "scores", scores, n_queries * width);
+  int64_t* ids_out = plain_output<int64_t>(op, "ids", ids, n_queries * width);
+  const CountsArgument counts(op, k, n_queries, width);
   const Segments parts(offsets, segments, n_queries, rows.n_rows);
 
   SearchOptions options;
   options.k = counts.view();
   options.range = {min_score, max_score};
-  options.mask = mask_view(mask, n_queries, rows.n_rows);
+  options.mask = mask_view(op, mask, n_queries, rows.n_rows);
   if (candidates) {
-    MEMCORE_CHECK(candidates->ndim() == 2, kShape, "search: candidates has ", candidates->ndim(),
+    MEMCORE_CHECK(candidates->ndim() == 2, kShape, op, ": candidates has ", candidates->ndim(),
                   " axes, should have 2");
     options.n_candidates = candidates->shape(1);
     options.candidates =
-        plain<int64_t>("search", "candidates", *candidates, n_queries * options.n_candidates);
+        plain<int64_t>(op, "candidates", *candidates, n_queries * options.n_candidates);
   }
-  options.scale = weights("scale", scale, rows.n_rows);
-  options.bias = weights("bias", bias, rows.n_rows);
+  options.scale = weights(op, "scale", scale, rows.n_rows);
+  options.bias = weights(op, "bias", bias, rows.n_rows);
   options.first_pass = !first_pass   ? FirstPass::kAuto
                        : *first_pass ? FirstPass::kOn
                                      : FirstPass::kOff;
   const Metric kind = parse_metric(metric);
 
-  run_search(asked, rows, parts, options, kind, width, scores_out, ids_out);
+  run_search(op, asked, rows, parts, options, kind, width, scores_out, ids_out);
 }
 
 // The same for a plain call, or None: see plain.h.
@@ -125,7 +126,7 @@ py::object bind_search_plain(py::handle queries, py::handle keys, py::handle k, 
   const PlainHits out(asked->n_rows, *width);
   SearchOptions options;
   options.k = {&*width, 0};
-  run_search(*asked, *rows, {}, options, *kind, *width, out.scores, out.ids);
+  run_search("search", *asked, *rows, {}, options, *kind, *width, out.scores, out.ids);
   return out.hits;
 }
 

@@ -120,3 +120,10 @@ def test_bad_segments_are_refused(offsets, segments, error, sentence, backend):
     queries, keys = np.ones((2, 4), np.float32), np.ones((10, 4), np.float32)
     with pytest.raises(error, match=f"^search_ragged: {sentence}"):
         memcore.search_ragged(queries, keys, offsets, segments=segments, backend=backend)
+
+
+def test_a_bad_query_is_refused(backend):
+    queries, keys = np.ones((2, 4), np.float32), np.ones((10, 4), np.float32)
+    queries[1, 2] = np.nan
+    with pytest.raises(memcore.InputError, match=r"^search_ragged: queries row 1 is not finite"):
+        memcore.search_ragged(queries, keys, [0, 5, 10], backend=backend)
