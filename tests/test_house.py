@@ -101,6 +101,26 @@ def test_imports_go_down_only(path: Path) -> None:
         )
 
 
+def test_no_two_modules_import_each_other() -> None:
+    modules = {".".join(["memcore", *module_of(path)]): path for path in PYTHON}
+    imported: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names |= {f"{node.module}.{alias.name}" for alias in node.names}
+                names.add(node.module or "")
+        # A package is what its modules make up.
+        packages = {name for name in modules if f"{module}.".startswith(f"{name}.")}
+        imported[module] = (names & set(modules)) - packages
+    while leaves := [module for module, names in imported.items() if not names & set(imported)]:
+        for module in leaves:
+            del imported[module]
+    assert imported == {}
+
+
 def test_kernels_never_import_memcore() -> None:
     for path in (ROOT / "kernels").rglob("*.py"):
         names = {name for _, name in imports_of(path)}

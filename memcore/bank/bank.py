@@ -1,7 +1,7 @@
 """Bank: an arena of one, with the same verbs less the handles, and text through an embedder."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from threading import Lock
 from typing import Any
 
@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 from memcore import arrays
 from memcore import index as index_
 from memcore.bank import coded
+from memcore.bank import texts as texts_
 from memcore.bank.arena import Arena
 from memcore.bank.fields import infer
-from memcore.bank.mark import Mark, Rows
+from memcore.bank.mark import Mark
+from memcore.bank.reads import Rows
+from memcore.bank.texts import Embed
 from memcore.codebook import Codebook
-from memcore.errors import DtypeError, InputError, ShapeError
+from memcore.errors import InputError
 from memcore.hits import Hits
 
 _FLOAT32 = np.dtype(np.float32)
 
 Ints = NDArray[np.int64]
-Embed = Callable[[list[str]], Any]
 
 
 class Bank:
@@ -114,7 +116,7 @@ class Bank:
     def codebook(self) -> Codebook | None:
         """The book whose codes the bank keeps, as it was then; its version tells. None without."""
         arena, handle = self._place
-        return coded.book(arena._pages, handle)
+        return coded.book(arena._store.pages, handle)
 
     @property
     def nbytes(self) -> int:
@@ -164,11 +166,7 @@ class Bank:
             rows = vectors if vectors.ndim == 2 else vectors[None]
             return self._pages.add(self._handle, None, rows, self._no_cells)
         if texts is not None:
-            if vectors is not None:
-                raise InputError("add: vectors and texts are given, should be one of them")
-            texts = _texts("add", texts)
-            vectors = self._embedded("add", texts)
-            payloads = texts if payloads is None else payloads
+            vectors, payloads = self._embedded("add", texts, vectors, payloads)
         given = {"ids": ids, "fields": fields, "payloads": payloads}
         if self._is_open:
             return self._add_first(vectors, given)
@@ -204,11 +202,7 @@ class Bank:
             InputError: a row that is named twice. All else as `add` does.
         """
         if texts is not None:
-            if vectors is not None:
-                raise InputError("update: vectors and texts are given, should be one of them")
-            texts = _texts("update", texts)
-            vectors = self._embedded("update", texts)
-            payloads = texts if payloads is None else payloads
+            vectors, payloads = self._embedded("update", texts, vectors, payloads)
         arena, handle = self._place
         return arena.update(handle, ids, vectors, fields=fields, payloads=payloads, missing=missing)
 
@@ -305,8 +299,8 @@ class Bank:
             hits: Hits | None = self._pages.search_plain(self._handle, queries, k)
             if hits is not None:
                 return hits
-        if _is_text(queries):
-            queries = self._embedded("search", _texts("search", queries))
+        if texts_.are_texts(queries):
+            queries = self._embedded("search", queries)[0]
         options = {
             "where": where,
             "candidates": candidates,
@@ -329,17 +323,17 @@ class Bank:
         With k=None, a bank of codes with metric "dot" is read whole, through its counts; options
         are then those of `memcore.attend`.
         """
-        if _is_text(queries):
-            queries = self._embedded("attend", _texts("attend", queries))
+        if texts_.are_texts(queries):
+            queries = self._embedded("attend", queries)[0]
         arena, handle = self._place
         if k is None and self.codebook is not None:
-            return coded.attend(arena._pages, handle, queries, arena.metric, beta, options)
+            return coded.attend(arena._store.pages, handle, queries, arena.metric, beta, options)
         return arena.attend(handle, queries, k, beta=beta, **options)
 
     def score(self, queries: Any, ids: Any) -> Any:
         """The canonical scores of named rows; as `Arena.score`, (n_queries, m) float32."""
-        if _is_text(queries):
-            queries = self._embedded("score", _texts("score", queries))
+        if texts_.are_texts(queries):
+            queries = self._embedded("score", queries)[0]
         arena, handle = self._place
         return arena.score(handle, queries, ids)
 
@@ -372,10 +366,11 @@ class Bank:
             InputError: a mark of another bank, or one that was released.
         """
         arena, handle = self._place
-        if self._opening not in (None, self._place) and mark.is_of(self._opening[0]):
+        if self._opening not in (None, self._place) and mark.is_of(self._opening[0]._store):
             # Marked before the first add: the bank was empty then.
-            mark.copies_of(*self._opening)
-            mark = Mark(arena, handle, arena.new(1))
+            opening, empty = self._opening
+            mark.copies_of(opening._store, empty)
+            mark = Mark(arena._store, handle, arena.new(1))
         arena.rollback(handle, mark)
 
     def recode(self, book: Codebook) -> None:
@@ -392,7 +387,7 @@ class Bank:
             ShapeError: another dim.
         """
         arena, handle = self._place
-        coded.recode(arena._pages, handle, book)
+        coded.recode(arena._store.pages, handle, book)
 
     def counted(self) -> tuple[NDArray[np.float32], Ints]:
         """The distinct vectors of a bank of codes, (m, dim), and how many rows have each, (m,).
@@ -403,7 +398,7 @@ class Bank:
             InputError: a bank without a codebook.
         """
         arena, handle = self._place
-        return coded.counted(arena._pages, handle)
+        return coded.counted(arena._store.pages, handle)
 
     def drop(self) -> None:
         """Give up the rows now; the bank can be used no more. Twice is harmless."""
@@ -425,7 +420,11 @@ class Bank:
 
     def _adopt(self, arena: Arena, handle: Ints) -> None:
         """Make a bank of an arena ours, to be dropped when we are collected."""
-        self._pages, self._no_cells, self._handle = arena._pages, arena._no_cells, handle
+        self._pages, self._no_cells, self._handle = (
+            arena._store.pages,
+            arena._store.no_cells,
+            handle,
+        )
         self._has_vectors = arena.dim is not None
         self._place = arena, handle
         self._finalizer = weakref.finalize(self, arena.drop, handle)
@@ -467,31 +466,15 @@ class Bank:
             handle = arena.new(1)
         return arena.search(handle, queries, k, **options)
 
-    def _embedded(self, op: str, texts: list[str]) -> NDArray[np.float32]:
-        """The vectors of texts, (n, dim)."""
-        if self.embed is None:
-            raise DtypeError(f"{op}: text is given, should come with Bank(embed=…)")
-        if not texts:
-            return np.empty((0, self.dim or 1), np.float32)
-        vectors = arrays.floats(op, "embed(texts)", self.embed(texts))
-        if vectors.ndim != 2 or len(vectors) != len(texts):
-            raise ShapeError(
-                f"{op}: embed(texts) has shape {vectors.shape}, should be ({len(texts)}, dim)"
-            )
-        return vectors
+    def _embedded(
+        self, op: str, texts: Any, vectors: Any = None, payloads: Any = None
+    ) -> tuple[Any, Any]:
+        """What texts stand for: vectors (n, dim), and payloads if there are no others."""
+        if vectors is not None:
+            raise InputError(f"{op}: vectors and texts are given, should be one of them")
+        texts = texts_.listed(op, texts)
+        payloads = texts if payloads is None else payloads
+        return texts_.embed(op, self.embed, texts, self.dim), payloads
 
     def __repr__(self) -> str:
         return f"Bank(dim={self.dim}, metric={self.metric!r}, dtype={self.dtype!r})"
-
-
-def _is_text(queries: Any) -> bool:
-    if isinstance(queries, (list, tuple)) and queries:
-        return isinstance(queries[0], str)
-    return isinstance(queries, str)
-
-
-def _texts(op: str, texts: Any) -> list[str]:
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise DtypeError(f"{op}: texts is {texts!r:.40}, should be a str or a list of str")
-    return list(texts)

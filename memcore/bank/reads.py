@@ -1,160 +1,78 @@
-"""Attention over banks: a search and a softmax read of what it found, in one call.
+"""Rows by their ids: vectors, fields and payloads, copied out."""
 
-The rows are those of one moment: both halves see a fork of the banks, which costs page-table
-entries. What gradients need is copied out (scores, ids, the vectors that were found), so that later
-writes to a bank change no gradient.
-"""
-
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, products
+from memcore import arrays
+from memcore.bank import fields as fields_
 from memcore.bank import shapes
-from memcore.errors import DtypeError, InputError, ShapeError
-from memcore.hits import Read
+from memcore.bank.store import Store
+from memcore.errors import in_name_of
+from memcore.hits import Hits
 
-if TYPE_CHECKING:
-    from memcore.bank.arena import Arena
-
-Array = NDArray[Any]
+Ints = NDArray[np.int64]
 
 
-def attend(
-    arena: "Arena",
-    banks: Any,
-    queries: Any,
-    k: int,
-    *,
-    beta: Any,
-    values: Any = None,
-    steps: int = 1,
-    where: Any = None,
-    return_lse: bool = False,
-    return_weights: bool = False,
-) -> Any:
-    """Read values by softmax(beta * score) over the k best rows of each query's bank.
+class Rows(NamedTuple):
+    """What `get` gives back, each in the shape of the ids.
 
-    Args:
-        arena: the store.
-        banks: (…,) handles, one per query, or one for all.
-        queries: (…, dim), or (dim,) for one. A tensor that needs a gradient gets one.
-        k: how many rows, those that `search` finds, by the store's metric.
-        beta: above 0, a number or a tensor of one.
-        values: None for the rows' vectors; "payloads" for the arrays that rows have as payloads,
-            all of one shape; or an array (n, value_dim) whose row i is the value of id i.
-        steps: reads in a row; all but the last read vectors.
-        where: a condition on fields, as for `search`.
-        return_lse: give the log-sum-exp of the logits too.
-        return_weights: give the softmax and the ids of its rows too.
-
-    Returns:
-        (…, value_dim), or (…, *the payloads' shape), float32; or a `Read`. Zeros over nothing.
-        Gradients are for queries, beta, and values where they are an array; rows are data.
-
-    Raises:
-        InputError: a beta that is not above 0; a row without a payload, or whose payload is no
-            array. All else as `search` does.
+    Attributes:
+        vectors: (…, dim) in the bank's dtype (bfloat16 as uint16 where the library has no such
+            type), 0 where a row is missing; None where rows have no vectors.
+        fields: by name, nested lists of values; None for null and for a missing row.
+        payloads: nested lists; None where there is none.
+        found: (…,) bool.
     """
-    library: Any = products
-    if arrays.differentiates(queries, beta, values):
-        from memcore import autograd
 
-        library = autograd
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
-        raise DtypeError(f"attend: k is {k!r}, should be an int")
-    if steps < 1:
-        raise InputError(f"attend: steps is {steps}, should be at least 1")
-    if not (arrays.reals("attend", "beta", beta) > 0).all():
-        raise InputError(f"attend: beta is {beta}, should be above 0")
-    handles = shapes.handles("attend", banks)
-    unique, places = np.unique(handles, return_inverse=True)
-    forks = arena.fork(unique).reshape(-1)
-    try:
-        frozen = forks[places].reshape(handles.shape)
-        asked = queries
-        for step in range(steps):
-            given = values if step == steps - 1 else None
-            read, shape = _read(library, arena, frozen, asked, int(k), beta, given, where)
-            asked = read.out.reshape(*shape, -1)
-    finally:
-        arena.drop(forks)
-    if library is products:
-        read = Read(*(x if x is None else arrays.like(queries, x) for x in read))
-    if not (return_lse or return_weights):
-        return read.out
-    weights = (read.weights, read.ids) if return_weights else (None, None)
-    return Read(read.out, read.lse if return_lse else None, *weights)
+    vectors: Any
+    fields: dict[str, list[Any]]
+    payloads: list[Any]
+    found: Any
+
+
+def get(store: Store, banks: Any, ids: Any, missing: str) -> Rows:
+    """`Arena.get`."""
+    named, shape = shapes.ids("get", ids)
+    flat = shapes.fit("get", shapes.handles("get", banks), shape, "ids")
+    skip = shapes.is_skip("get", missing)
+    vectors = store.room(named.size)
+    found, values, payloads = store.tables.hold(lambda: _read(store, flat, named, skip, vectors))
+    if vectors is not None:
+        vectors = vectors.reshape(*shape, vectors.shape[1])
+        vectors = arrays.like(ids, vectors, is_bfloat16=store.dtype == "bfloat16")
+    return Rows(
+        vectors,
+        {name: fields_.nest(column, shape) for name, column in values.items()},
+        fields_.nest(payloads, shape),
+        arrays.like(ids, found.reshape(shape)),
+    )
+
+
+def payloads_of(store: Store, banks: Any, hits: Hits) -> list[Any]:
+    """`Arena.rows`."""
+    ids = arrays.ints("rows", "hits", hits.ids)
+    flat = shapes.fit("rows", shapes.handles("rows", banks), ids.shape[:-1], "hits")
+    wanted = ids.reshape(-1)
+    valid = wanted >= 0
+    owners = flat if flat.size == 1 else np.repeat(flat, ids.shape[-1])[valid]
+    with in_name_of("rows"):
+        got = store.tables.hold(lambda: _read(store, owners, wanted[valid], False, None))[2]
+    rest = iter(got)
+    return fields_.nest([next(rest) if there else None for there in valid.tolist()], ids.shape)
 
 
 def _read(
-    library: Any,
-    arena: "Arena",
-    banks: Array,
-    queries: Any,
-    k: int,
-    beta: Any,
-    values: Any,
-    where: Any,
-) -> tuple[Read, tuple[int, ...]]:
-    hits = arena.search(banks, queries, k, where=where)
-    hit_ids = arrays.ints("attend", "ids", hits.ids)
-    shape, found = hit_ids.shape[:-1], hit_ids >= 0
-    owners = banks.reshape(-1)
-    if banks.size > 1:
-        owners = np.broadcast_to(banks[..., None], found.shape)[found]
-    rows = arena.get(owners, hit_ids[found])
-    keys = products.widen(rows.vectors).astype(np.float32)
-    # The rows that were found, one after the other: each is named once.
-    places = np.full(found.shape, -1)
-    places[found] = np.arange(len(keys))
-    ids: Any = library.ints("attend", "ids", places.reshape(-1, k))
-    scores: Any = arrays.floats("attend", "scores", hits.scores).reshape(-1, k)
-    if library is products:
-        logits = np.float32(beta) * scores
-    else:
-        scores = library.rows("attend", "scores", scores)
-        asked = library.rows("attend", "queries", queries).reshape(-1, keys.shape[1])
-        scores = library.attach(scores, ids, asked, keys, arena.metric, None, None)
-        logits = library.slopes(beta, ()).to(scores.dtype) * scores
-    weights, lse = library.softmax(logits)
-    read, value_shape, of_value = _values(library, values, keys, rows.payloads, hit_ids, ids)
-    out = library.aggregate(weights, read, of_value).reshape(*shape, *value_shape)
-    named = library.ints("attend", "ids", hit_ids)
-    return Read(out, lse.reshape(shape), weights.reshape(*shape, k), named), shape
-
-
-def _values(
-    library: Any, values: Any, keys: Array, payloads: list[Any], hit_ids: Array, ids: Any
-) -> tuple[Any, tuple[int, ...], Any]:
-    """Values as rows, the shape of each, and which row each hit reads."""
-    if values is None:
-        return library.rows("attend", "keys", keys), keys.shape[1:], ids
-    if isinstance(values, str):
-        if values != "payloads":
-            raise InputError(f"attend: values is {values!r}, should be 'payloads' or an array")
-        stacked = _stack(payloads)
-        flat = stacked.reshape(len(stacked), int(np.prod(stacked.shape[1:])))
-        return library.rows("attend", "values", flat), stacked.shape[1:], ids
-    rows = library.rows("attend", "values", values)
-    if rows.ndim != 2:
-        raise ShapeError(f"attend: values has shape {tuple(rows.shape)}, should be (n, value_dim)")
-    named = hit_ids.reshape(-1, hit_ids.shape[-1])
-    return rows, (rows.shape[1],), library.ints("attend", "ids", named)
-
-
-def _stack(payloads: list[Any]) -> Array:
-    if not payloads:
-        return np.zeros((0, 0), np.float32)
-    parts = []
-    for payload in payloads:
-        if not hasattr(payload, "shape"):
-            raise InputError(f"attend: a payload is a {type(payload).__name__}, should be an array")
-        parts.append(arrays.floats("attend", "payloads", payload))
-        if parts[-1].shape != parts[0].shape:
-            raise ShapeError(
-                f"attend: payloads have shapes {parts[0].shape} and {parts[-1].shape}, "
-                "should have one"
-            )
-    return np.stack(parts)
+    store: Store, handles: Ints, ids: Ints, skip: bool, vectors: NDArray[Any] | None
+) -> tuple[NDArray[np.bool_], dict[str, list[Any]], list[Any]]:
+    """Rows (n,) into vectors; which were found, their fields and payloads, flat."""
+    columns = [fields_.nulls(kind, ids.size) for kind in store.schema.columns]
+    found = store.pages.get(handles, ids, skip, vectors, columns)
+    tables = store.tables.by_column
+    values = {
+        name: fields_.decode(field.kind, columns[field.column], tables.get(field.column))
+        for name, field in store.schema.fields.items()
+    }
+    column = store.schema.payloads
+    return found, values, fields_.decode("payload", columns[column], tables[column])

@@ -124,7 +124,7 @@ def test_groups_take_and_give_nested_values():
 def test_a_word_is_stored_once_and_goes_with_its_last_row():
     arena = Arena(2, fields={"who": "str"})
     bank = arena.new(1)
-    table = arena._tables.by_column[0]
+    table = arena._store.tables.by_column[0]
     ids = arena.add(bank, ones(100), fields={"who": ["ana", "bob"] * 50})
     assert sorted(table.numbers) == ["ana", "bob"]
     fork = arena.fork(bank).reshape(1)

@@ -181,7 +181,7 @@ def test_a_refused_call_keeps_nothing():
     del objects
     gc.collect()
     assert alive(living) == [False, False]
-    assert list(arena._tables.by_column[0].numbers) == ["ana"]
+    assert list(arena._store.tables.by_column[0].numbers) == ["ana"]
     assert arena.get(bank, [0]).payloads == ["old"]
 
 
@@ -214,7 +214,7 @@ def test_a_destructor_may_call_back():
     assert bank.get(bank.ids()).fields["who"] == [f"ghost {i}" for i in (5, 4, 3, 2, 1, 0)]
     bank.delete(bank.ids())
     arena = bank._place[0]
-    assert all(set(table.objects) == {None} for table in arena._tables.by_column.values())
+    assert all(set(table.objects) == {None} for table in arena._store.tables.by_column.values())
 
 
 def test_a_destructor_may_run_anywhere():
@@ -248,7 +248,7 @@ def test_a_destructor_may_run_anywhere():
         assert who == f"w{(int(payload.split()[1]) + 1) % 7}"
     bank.delete(bank.ids())
     arena = bank._place[0]
-    assert all(set(table.objects) <= {None} for table in arena._tables.by_column.values())
+    assert all(set(table.objects) <= {None} for table in arena._store.tables.by_column.values())
 
 
 def test_threads_share_payloads_and_words(rng):

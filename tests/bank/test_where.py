@@ -186,10 +186,10 @@ def test_a_word_that_comes_between_is_found(n_writes):
         if left:
             arena.add(handle, [[1.0]], fields={"f": [f"new {left.pop()}"]})
 
-    pages = arena._pages
-    arena._pages = WritesFirst(pages, write)
+    pages = arena._store.pages
+    arena._store.pages = WritesFirst(pages, write)
     hits = bank.search(np.ones(1), 5, where={"f": {"contains": "new"}})
-    arena._pages = pages
+    arena._store.pages = pages
     assert left == []
     assert hits.ids[0, :n_writes].tolist() == list(range(1, n_writes + 1))
 

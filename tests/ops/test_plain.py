@@ -107,7 +107,7 @@ def test_a_plain_call_of_banks_equals_the_others(rng):
     handles = arena.new(4)
     arena.add(np.repeat(handles, 30), normal(rng, 120, 6))
     queries = normal(rng, 4, 6)
-    pages = arena._pages
+    pages = arena._store.pages
     for banks, asked in ((handles, queries), (handles[2:3], queries), (handles[:1], queries[0])):
         expected = arena.search(banks, asked, 5, backend="cpu")
         hits = pages.search_plain(banks, asked, 5)
@@ -123,4 +123,4 @@ def test_a_plain_call_of_banks_equals_the_others(rng):
     with pytest.raises(memcore.NotFoundError, match=r"search: handle .* \(position 1\)"):
         arena.search(handles, queries)
     bare = memcore.Arena()
-    assert bare._pages.search_plain(bare.new(1), np.empty((1, 0), np.float32), 1) is None
+    assert bare._store.pages.search_plain(bare.new(1), np.empty((1, 0), np.float32), 1) is None

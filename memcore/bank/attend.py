@@ -1,0 +1,160 @@
+"""Attention over banks: a search and a softmax read of what it found, in one call.
+
+The rows are those of one moment: both halves see a fork of the banks, which costs page-table
+entries. What gradients need is copied out (scores, ids, the vectors that were found), so that later
+writes to a bank change no gradient.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore import arrays, products
+from memcore.bank import reads, searches, shapes
+from memcore.bank.store import Store
+from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
+from memcore.hits import Read
+
+Array = NDArray[Any]
+
+
+def attend(
+    store: Store,
+    banks: Any,
+    queries: Any,
+    k: int,
+    *,
+    beta: Any,
+    values: Any = None,
+    steps: int = 1,
+    where: Any = None,
+    return_lse: bool = False,
+    return_weights: bool = False,
+) -> Any:
+    """Read values by softmax(beta * score) over the k best rows of each query's bank.
+
+    Args:
+        store: the rows of all banks.
+        banks: (…,) handles, one per query, or one for all.
+        queries: (…, dim), or (dim,) for one. A tensor that needs a gradient gets one.
+        k: how many rows, those that `search` finds, by the store's metric.
+        beta: above 0, a number or a tensor of one.
+        values: None for the rows' vectors; "payloads" for the arrays that rows have as payloads,
+            all of one shape; or an array (n, value_dim) whose row i is the value of id i.
+        steps: reads in a row; all but the last read vectors.
+        where: a condition on fields, as for `search`.
+        return_lse: give the log-sum-exp of the logits too.
+        return_weights: give the softmax and the ids of its rows too.
+
+    Returns:
+        (…, value_dim), or (…, *the payloads' shape), float32; or a `Read`. Zeros over nothing.
+        Gradients are for queries, beta, and values where they are an array; rows are data.
+
+    Raises:
+        InputError: a beta that is not above 0; a row without a payload, or whose payload is no
+            array. All else as `search` does.
+    """
+    library: Any = products
+    if arrays.differentiates(queries, beta, values):
+        from memcore import autograd
+
+        library = autograd
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise DtypeError(f"attend: k is {k!r}, should be an int")
+    if steps < 1:
+        raise InputError(f"attend: steps is {steps}, should be at least 1")
+    if not (arrays.reals("attend", "beta", beta) > 0).all():
+        raise InputError(f"attend: beta is {beta}, should be above 0")
+    handles = shapes.handles("attend", banks)
+    unique, places = np.unique(handles, return_inverse=True)
+    with in_name_of("attend"):
+        forks = store.pages.fork(unique, 1).reshape(-1)
+    try:
+        frozen = forks[places].reshape(handles.shape)
+        asked = queries
+        for step in range(steps):
+            given = values if step == steps - 1 else None
+            read, shape = _read(library, store, frozen, asked, int(k), beta, given, where)
+            asked = read.out.reshape(*shape, -1)
+    finally:
+        store.drop(forks)
+    if library is products:
+        read = Read(*(x if x is None else arrays.like(queries, x) for x in read))
+    if not (return_lse or return_weights):
+        return read.out
+    weights = (read.weights, read.ids) if return_weights else (None, None)
+    return Read(read.out, read.lse if return_lse else None, *weights)
+
+
+def _read(
+    library: Any,
+    store: Store,
+    banks: Array,
+    queries: Any,
+    k: int,
+    beta: Any,
+    values: Any,
+    where: Any,
+) -> tuple[Read, tuple[int, ...]]:
+    with in_name_of("attend"):
+        hits = searches.search(store, banks, queries, k, where)
+    hit_ids = arrays.ints("attend", "ids", hits.ids)
+    shape, found = hit_ids.shape[:-1], hit_ids >= 0
+    owners = banks.reshape(-1)
+    if banks.size > 1:
+        owners = np.broadcast_to(banks[..., None], found.shape)[found]
+    rows = reads.get(store, owners, hit_ids[found], "raise")
+    keys = products.widen(rows.vectors).astype(np.float32)
+    # The rows that were found, one after the other: each is named once.
+    places = np.full(found.shape, -1)
+    places[found] = np.arange(len(keys))
+    ids: Any = library.ints("attend", "ids", places.reshape(-1, k))
+    scores: Any = arrays.floats("attend", "scores", hits.scores).reshape(-1, k)
+    if library is products:
+        logits = np.float32(beta) * scores
+    else:
+        scores = library.rows("attend", "scores", scores)
+        asked = library.rows("attend", "queries", queries).reshape(-1, keys.shape[1])
+        scores = library.attach(scores, ids, asked, keys, store.metric, None, None)
+        logits = library.slopes(beta, ()).to(scores.dtype) * scores
+    weights, lse = library.softmax(logits)
+    read, value_shape, of_value = _values(library, values, keys, rows.payloads, hit_ids, ids)
+    out = library.aggregate(weights, read, of_value).reshape(*shape, *value_shape)
+    named = library.ints("attend", "ids", hit_ids)
+    return Read(out, lse.reshape(shape), weights.reshape(*shape, k), named), shape
+
+
+def _values(
+    library: Any, values: Any, keys: Array, payloads: list[Any], hit_ids: Array, ids: Any
+) -> tuple[Any, tuple[int, ...], Any]:
+    """Values as rows, the shape of each, and which row each hit reads."""
+    if values is None:
+        return library.rows("attend", "keys", keys), keys.shape[1:], ids
+    if isinstance(values, str):
+        if values != "payloads":
+            raise InputError(f"attend: values is {values!r}, should be 'payloads' or an array")
+        stacked = _stack(payloads)
+        flat = stacked.reshape(len(stacked), int(np.prod(stacked.shape[1:])))
+        return library.rows("attend", "values", flat), stacked.shape[1:], ids
+    rows = library.rows("attend", "values", values)
+    if rows.ndim != 2:
+        raise ShapeError(f"attend: values has shape {tuple(rows.shape)}, should be (n, value_dim)")
+    named = hit_ids.reshape(-1, hit_ids.shape[-1])
+    return rows, (rows.shape[1],), library.ints("attend", "ids", named)
+
+
+def _stack(payloads: list[Any]) -> Array:
+    if not payloads:
+        return np.zeros((0, 0), np.float32)
+    parts = []
+    for payload in payloads:
+        if not hasattr(payload, "shape"):
+            raise InputError(f"attend: a payload is a {type(payload).__name__}, should be an array")
+        parts.append(arrays.floats("attend", "payloads", payload))
+        if parts[-1].shape != parts[0].shape:
+            raise ShapeError(
+                f"attend: payloads have shapes {parts[0].shape} and {parts[-1].shape}, "
+                "should have one"
+            )
+    return np.stack(parts)

@@ -1,0 +1,126 @@
+"""What an arena is made of, and its arguments as native code reads them.
+
+The verbs are elsewhere: writes, reads, searches. Banks, one by one, are known to native code alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore import arrays
+from memcore import index as index_
+from memcore.bank import coded, shapes
+from memcore.bank import fields as fields_
+from memcore.bank.fields import Schema
+from memcore.bank.payloads import Tables
+from memcore.codebook import Codebook
+from memcore.errors import BackendError, DtypeError, InputError, ShapeError
+from memcore.ops.search import METRICS
+
+Ints = NDArray[np.int64]
+
+_FLOAT32 = np.dtype(np.float32)
+_STORED = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+
+
+class Store:
+    """The rows of all banks of an arena, and what is known of them.
+
+    Attributes:
+        dim: components of a vector, or None.
+        metric: "cosine", "dot" or "l2".
+        dtype: what rows are stored as.
+        schema: the fields.
+        index: what narrows searches, as its options.
+        pages: the rows.
+        tables: the objects that rows name by number.
+        no_cells: the columns of a write that gives neither fields nor payloads.
+    """
+
+    __slots__ = ("dim", "dtype", "index", "metric", "no_cells", "pages", "schema", "tables")
+
+    def __init__(
+        self,
+        dim: int | None,
+        metric: str,
+        dtype: str,
+        device: str,
+        fields: Mapping[str, Any] | None,
+        codebook: Codebook | None,
+        index: Any,
+    ) -> None:
+        """Make a store without banks; the arguments are those of `Arena`."""
+        if device != "cpu":
+            raise BackendError(f"Arena: device is {device!r}, should be 'cpu'")
+        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer))):
+            raise DtypeError(f"Arena: dim is {dim!r}, should be an int, or None")
+        if dim is not None and dim < 1:
+            raise InputError(f"Arena: dim is {dim}, should be at least 1")
+        if metric not in METRICS:
+            raise InputError(f"Arena: metric is {metric!r}, should be one of {', '.join(METRICS)}")
+        if dtype not in _STORED:
+            raise InputError(f"Arena: dtype is {dtype!r}, should be one of {', '.join(_STORED)}")
+        self.dim = None if dim is None else int(dim)
+        self.metric = metric
+        self.dtype = dtype
+        self.schema = Schema("Arena", fields)
+        self.no_cells: list[Ints | None] = [None] * len(self.schema.columns)
+        self.index = index_.options("Arena", index)
+        if index is not None and codebook is not None:
+            raise InputError("Arena: index is given with a codebook, should be one of the two")
+        kinds = self.schema.columns
+        self.pages: Any = (
+            coded.pages(codebook, self.dim, dtype, metric, kinds)
+            if codebook is not None
+            else index_.pages(self.index, self.dim, dtype, metric, kinds)
+        )
+        self.tables = Tables(self.pages, self.schema.interned)
+
+    def drop(self, banks: Ints) -> None:
+        """Give up banks (n,), their rows and what only those held."""
+        self.pages.drop(banks)
+        self.tables.let_go()
+
+    def room(self, n: int) -> NDArray[Any] | None:
+        """Zeroed vectors (n, dim) of the stored dtype; None where rows have none."""
+        return None if self.dim is None else np.zeros((n, self.dim), _STORED[self.dtype])
+
+    def rows(self, op: str, vectors: Any) -> tuple[NDArray[Any] | None, tuple[int, ...]]:
+        """Vectors as (n, dim) for native code, and the shape of the rows."""
+        if vectors is None or self.dim is None:
+            if vectors is not None:
+                raise ShapeError(
+                    f"{op}: vectors is given, should be None: the rows have no vectors"
+                )
+            if self.dim is not None:
+                raise ShapeError(f"{op}: vectors is None, should be (…, {self.dim})")
+            return None, ()
+        return shapes.lead(op, "vectors", arrays.rows(op, "vectors", vectors, self.dtype))
+
+    def queries(self, op: str, queries: Any) -> tuple[NDArray[Any], tuple[int, ...]]:
+        """Queries as (n, dim) for native code, and their shape."""
+        if self.dim is None:
+            raise InputError(f"{op}: the rows have no vectors, should be an Arena with a dim")
+        # What `get` gave back from a bfloat16 bank is bfloat16.
+        if self.dtype == "bfloat16" and getattr(queries, "dtype", None) == np.uint16:
+            return shapes.lead(op, "queries", np.asarray(queries))
+        view = arrays.vectors(op, "queries", queries)[0]
+        return shapes.lead(op, "queries", view.astype(_FLOAT32) if view.dtype == np.int8 else view)
+
+    def cells(
+        self, op: str, fields: Mapping[str, Any] | None, payloads: Any, shape: tuple[int, ...]
+    ) -> list[Ints | list[Any] | None] | None:
+        """The cells of each column, as numbers or as objects; None if nothing is given."""
+        if not fields and payloads is None:
+            return None
+        given: list[Ints | list[Any] | None] = list(self.no_cells)
+        if fields is not None and not isinstance(fields, Mapping):
+            raise DtypeError(f"{op}: fields is a {type(fields).__name__}, should be a dict")
+        for name, values in (fields or {}).items():
+            field = self.schema.field(op, "fields", name)
+            given[field.column] = fields_.encode(op, field, values, shape)
+        if payloads is not None:
+            given[self.schema.payloads] = fields_.flatten(op, "payloads", payloads, shape)
+        return given
