@@ -13,6 +13,7 @@ from . import (
     codebook,
     firstpass,
     forks,
+    ivf,
     lsh,
     memory,
     mutation,
@@ -36,6 +37,7 @@ FAMILIES = {
     "codebook": codebook,
     "text": text,
     "lsh": lsh,
+    "ivf": ivf,
 }
 
 
