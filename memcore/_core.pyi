@@ -223,6 +223,16 @@ class Pages(metaclass=_pybind11_type):
         ids: _Ints,
     ) -> None: ...
     def search_plain(self, handles: Any, queries: Any, k: Any) -> Hits | None: ...
+    def search_routed(
+        self,
+        lists: _Ints,
+        centroids: Pages,
+        bank: int,
+        n_probes: int,
+        gap: float,
+        queries: Any,
+        k: Any,
+    ) -> Hits | None: ...
     def search_lists(
         self,
         lists: _Ints,

@@ -193,6 +193,31 @@ void bind_search_lists(Pages& pages, const py::array& lists, const py::array& pr
   });
 }
 
+// A plain call at a bank whose rows lie in lists, or None.
+py::object bind_search_routed(Pages& pages, const py::array& lists, Pages& centroids, int64_t bank,
+                              int64_t n_probes, float gap, py::handle queries, py::handle k) {
+  const auto asked = plain_vectors(queries);
+  if (!asked || asked->dim != pages.slab().dim()) return py::none();
+  const auto width = plain_k(k, asked->n_rows);
+  if (!width) return py::none();
+  const Int64View places{plain<int64_t>("search", "lists", lists, lists.size()), lists.size(), 1};
+  const PlainHits out(asked->n_rows, *width);
+  PageSearchOptions options;
+  options.k = {&*width, 0};
+  interruptible([&](Interrupt& interrupt) {
+    Queries prepared = prepare("search", *asked, pages.metric());
+    std::vector<int64_t> probes(asked->n_rows * n_probes);
+    choose_lists({centroids, bank, n_probes, gap}, prepared, interrupt, probes.data());
+    for (const int64_t probe : probes) {
+      MEMCORE_CHECK(probe < places.size, kInput, "search: a centroid has place ", probe,
+                    ", should be below ", places.size);
+    }
+    search_lists(pages, {places, probes.data(), n_probes}, prepared, options, interrupt, *width,
+                 out.scores, out.ids);
+  });
+  return out.hits;
+}
+
 void bind_score(Pages& pages, const py::array& handles, const py::array& queries,
                 const py::array& ids, py::array& scores) {
   const KeysView asked = queries_view("score", queries, pages);
@@ -224,6 +249,10 @@ void bind_pages_search(py::class_<Pages>& cls) {
       py::arg("first_pass"), py::arg("scores"), py::arg("ids"),
       "The k best rows of the lists (handles of banks) that each query's row of probes names by "
       "place, likeliest first; with candidates, of those rows, whose lists probes names.");
+  cls.def("search_routed", &bind_search_routed, py::arg("lists"), py::arg("centroids"),
+          py::arg("bank"), py::arg("n_probes"), py::arg("gap"), py::arg("queries"), py::arg("k"),
+          "Hits in the lists of the likeliest centroids, at most n_probes of them, for float32 "
+          "queries and an int k; None for all other arguments.");
   cls.def("score", &bind_score, py::arg("handles"), py::arg("queries"), py::arg("ids"),
           py::arg("scores"),
           "The canonical scores of named rows, written to scores; -inf where an id is -1.");

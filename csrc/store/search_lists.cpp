@@ -18,6 +18,9 @@ constexpr int64_t kTaskQueries = 1024;
 // A query's lists are shared out to threads in parts of at least this many probes.
 constexpr int64_t kPartProbes = 64;
 
+// The norm that a shorter query is taken to have, so that it visits some lists.
+constexpr float kLeastNorm = 1e-30f;
+
 // That query `member` of a task visits a list.
 struct Visit {
   int32_t list;
@@ -259,6 +262,23 @@ void search_lists(Pages& pages, const ProbesView& view, Queries& queries,
           best.offer(hit.score, hit.id);
       }
       write(order[begin_of(chunk) + i], best);
+    }
+  }
+}
+
+void choose_lists(const Route& route, Queries& queries, Interrupt& interrupt, int64_t* probes) {
+  const int64_t n = queries.size(), width = route.n_probes;
+  std::vector<float> scores(n * width);
+  PageSearchOptions options;
+  options.k = {&width, 0};
+  search_pages(route.centroids, {&route.bank, 1, 0}, queries, options, interrupt, width,
+               scores.data(), probes);
+  for (int64_t q = 0; q < n; ++q) {
+    const float* found = scores.data() + q * width;
+    const float unit =
+        queries.metric() == Metric::kDot ? std::max(queries.norm(q), kLeastNorm) : 1.0f;
+    for (int64_t i = 1; i < width; ++i) {
+      if ((found[0] - found[i]) / unit > route.gap) probes[q * width + i] = -1;
     }
   }
 }

@@ -297,11 +297,13 @@ class Arena:
             and bias is None
             and min_score is None
             and max_score is None
-            and n_probes is None
-            and recall is None
             and backend is None
         ):
-            hits: Hits | None = self._store.pages.search_plain(banks, queries, k)
+            hits: Hits | None = None
+            if n_probes is None and recall is None:
+                hits = self._store.pages.search_plain(banks, queries, k)
+            elif self._store.index is not None:
+                hits = self._store.pages.search_plain(banks, queries, k, n_probes, recall)
             if hits is not None:
                 return hits
         if backend not in (None, "cpu"):

@@ -291,12 +291,14 @@ class Bank:
             and bias is None
             and min_score is None
             and max_score is None
-            and n_probes is None
-            and recall is None
             and backend is None
             and not self._is_open
         ):
-            hits: Hits | None = self._pages.search_plain(self._handle, queries, k)
+            hits: Hits | None = None
+            if n_probes is None and recall is None:
+                hits = self._pages.search_plain(self._handle, queries, k)
+            elif self._index is not None:
+                hits = self._pages.search_plain(self._handle, queries, k, n_probes, recall)
             if hits is not None:
                 return hits
         if texts_.are_texts(queries):

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore.errors import InputError, NotFoundError
+from memcore.hits import Hits
 from memcore.index.balance import Balance
 from memcore.index.gate import Gate
 from memcore.index.lists import Lists
 from memcore.index.partition import Partition
-from memcore.index.probes import choose
+from memcore.index.probes import choose, reach
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -227,8 +228,31 @@ class ListPages:
 
         self._gate.read(score)
 
-    def search_plain(self, handles: Any, queries: Any, k: Any) -> None:
-        """No call is plain here: each goes to `search`."""
+    def search_plain(
+        self, handles: Any, queries: Any, k: Any, n_probes: Any = None, recall: Any = None
+    ) -> Hits | None:
+        """Hits for float32 queries at one bank, an int k and one effort for all; else None."""
+        if k.__class__ is not int or k < 1 or not isinstance(handles, np.ndarray):
+            return None
+        if n_probes is None:
+            recall = self._options.recall if recall is None else recall
+            is_plain = recall.__class__ is float and 0 < recall <= 1
+        else:
+            is_plain = n_probes.__class__ is int and n_probes > 0 and recall is None
+        if not is_plain or handles.size != 1:
+            return None
+
+        def search() -> Hits | None:
+            partition = self._partitions.get(handles.item())
+            if partition is None:
+                return None
+            if not partition.n_centroids:
+                return self._pages.search_plain(partition.lists[partition.places], queries, k)
+            centroids = partition.routes.by_score(partition.centroids)
+            effort = reach(self._lists, partition, k, n_probes, recall)
+            return self._pages.search_routed(partition.lists, *centroids, *effort, queries, k)
+
+        return self._gate.read(search)
 
     def search(
         self,

@@ -198,7 +198,7 @@ class LshPages:
                 chains.remove(ids[rows[found[rows]]])
             return found
 
-    def search_plain(self, handles: Any, queries: Any, k: Any) -> None:
+    def search_plain(self, handles: Any, queries: Any, k: Any, *effort: Any) -> None:
         """No call is plain here: each goes to `search`."""
 
     def search(

@@ -71,6 +71,10 @@ class Routes:
         """The place that each row belongs to: (n,) int64."""
         return self._search(self._by_distance, handles[-1], rows, 1)[1][:, 0]
 
+    def by_score(self, handles: list[Ints]) -> tuple[Any, int]:
+        """The store and the bank of a set of centroids that queries look at."""
+        return self._by_score, handles[0].item()
+
     def best(self, handles: list[Ints], queries: Any, n: int) -> tuple[Floats, Ints]:
         """The scores and places of the n best centroids for each query: (n_queries, n) twice."""
         return self._search(self._by_score, handles[0], queries, n)

@@ -43,21 +43,46 @@ def choose(
     Returns:
         (n_queries, n) int64.
     """
-    n_lists = partition.n_centroids
-    if not n_lists:
+    if not partition.n_centroids or not len(queries):
         return np.full((len(queries), 1), partition.places[0])
-    if n_probes is not None:
-        n_probes = np.minimum(n_probes, n_lists)
-    elif recall.__class__ is float and recall == 1.0:
-        n_probes = n_lists
-    else:
-        width = int(k if isinstance(k, int) else k.max(initial=1))
-        return _measured(lists, partition, width).choose(partition, queries, recall)
-    most = int(n_probes if n_probes.__class__ is int else np.max(n_probes, initial=1))
-    places = partition.best(queries, most)[1]
-    if np.ndim(n_probes):
-        places[np.arange(most) >= n_probes[:, None]] = -1
+    width = int(k if isinstance(k, int) else k.max(initial=1))
+    # What each query asks for, and which of them it is.
+    wanted, which = np.unique(recall if n_probes is None else n_probes, return_inverse=True)
+    asks = [(None, one) if n_probes is None else (one, None) for one in wanted.tolist()]
+    reaches = [reach(lists, partition, width, *ask) for ask in asks]
+    most = max((n for n, _ in reaches), default=1)
+    scores, places = partition.best(queries, most)
+    counts, within = (
+        np.array(column)[which].reshape(-1, 1) for column in zip(*reaches, strict=True)
+    )
+    is_far = (_gaps(partition, queries, scores) > within) | (np.arange(most) >= counts)
+    is_far[:, 0] = False
+    places[is_far] = -1
     return places
+
+
+def reach(
+    lists: Lists, partition: Partition, k: int, n_probes: int | None, recall: float | None
+) -> tuple[int, float]:
+    """How far a query goes: at most so many of the likeliest lists, within this gap.
+
+    A gap is by how much a centroid's score falls short of the best one's, divided by the query's
+    norm under dot.
+
+    Args:
+        lists: the rows.
+        partition: the bank; there are centroids.
+        k: rows that are sought.
+        n_probes: how many lists; None asks recall.
+        recall: the share of the k best rows that should be found; None is all.
+    """
+    n_lists = partition.n_centroids
+    if n_probes is not None:
+        return min(n_probes, n_lists), math.inf
+    if recall is None or recall == 1.0:
+        return n_lists, math.inf
+    gap, most = _measured(lists, partition, k).reach(recall)
+    return min(most, n_lists), gap
 
 
 class Calibration:
@@ -94,26 +119,7 @@ class Calibration:
         self._gaps = gaps[:, :-1]
         self._limits: dict[float, tuple[float, int]] = {}
 
-    def choose(self, partition: Partition, queries: NDArray[Any], recall: Any) -> Ints:
-        """The places that each query visits, as `choose` gives them."""
-        if isinstance(recall, float):
-            limit, most = self._limit(recall)
-            most = min(most, partition.n_centroids)
-            scores, places = partition.best(queries, most)
-            is_far = _gaps(partition, queries, scores) > limit
-        else:
-            wanted, each = np.unique(recall, return_inverse=True)
-            limits = [self._limit(one) for one in wanted.tolist()]
-            most = min(max(most for _, most in limits), partition.n_centroids)
-            scores, places = partition.best(queries, most)
-            within = np.array([limit for limit, _ in limits], np.float32)[each][:, None]
-            counts = np.array([most for _, most in limits])[each][:, None]
-            is_far = (_gaps(partition, queries, scores) > within) | (np.arange(most) >= counts)
-        is_far[:, 0] = False
-        places[is_far] = -1
-        return places
-
-    def _limit(self, recall: float) -> tuple[float, int]:
+    def reach(self, recall: float) -> tuple[float, int]:
         """The gap that finds a share of the neighbours, and how many lists lie within it."""
         known = self._limits.get(recall)
         if known is None:

@@ -120,6 +120,25 @@ def test_more_lists_find_more(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+def test_a_plain_call_finds_what_others_find(rng, metric):
+    bank = memcore.Bank(DIM, metric=metric, index="ivf")
+    bank.add(clusters(rng, 9000))
+    queries = clusters(rng, 30) * rng.uniform(0.1, 3, (30, 1)).astype(np.float32)
+    for effort in ({}, {"recall": 0.9}, {"recall": 1.0}, {"n_probes": 3}, {"n_probes": 10**9}):
+        plain = bank.search(queries, 5, **effort)
+        # A list is no plain argument.
+        assert_same(bank.search(queries.tolist(), 5, **effort), plain)
+        for i in range(3):
+            assert_same(
+                bank.search(queries[i], 5, **effort), memcore.Hits(*(a[i : i + 1] for a in plain))
+            )
+    assert bank.search(queries[:0], 5).ids.shape == (0, 5)
+    assert bank.search(queries[:0], 5, n_probes=np.empty(0, int)).ids.shape == (0, 5)
+    with pytest.raises(InputError, match=r"^search: .*row 1"):
+        bank.search(np.where(np.arange(3)[:, None] == 1, np.nan, queries[:3]), 5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", [clusters, ramp])
 def test_a_recall_is_kept(metric, kind):
     bank, flat = pair(kind(1, 20_000), metric)
