@@ -6,7 +6,10 @@ Update for Billion-Scale Vector Search", arXiv:2410.14452, calls the protocol LI
 """
 
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -71,13 +74,19 @@ class Balance:
         """What the bank's size asks for."""
         return Sizes.of(self._partition.n_rows, self._list_rows)
 
+    def is_due(self, n_new: int = 0) -> bool:
+        """Whether there is something to do: before n_new rows come, or (for 0) after a write."""
+        if not n_new:
+            return self._next() is not None
+        n_before = self._partition.n_rows
+        few_rows = Sizes.of(n_before + n_new, self._list_rows).few_rows
+        return n_new >= n_before and n_before + n_new > few_rows
+
     def prepare(self, incoming: NDArray[Any]) -> None:
         """Make lists for rows that are as many as those that are there, before they are added."""
         partition = self._partition
         n_before, n_new = partition.n_rows, len(incoming)
         sizes = Sizes.of(n_before + n_new, self._list_rows)
-        if n_before + n_new <= sizes.few_rows or n_new < n_before:
-            return
         n_lists = max(2, round((n_before + n_new) / sizes.wanted))
         n_sample = min(n_before + n_new, ROWS_PER_CENTROID * n_lists)
         n_old = n_sample * n_before // (n_before + n_new)
@@ -100,26 +109,30 @@ class Balance:
 
     def keep(self) -> None:
         """Split and dissolve lists until all have a size that is right, then mend centroids."""
-        partition = self._partition
         for _ in range(_MAX_ROUNDS):
-            sizes = self.sizes
-            places = partition.places
-            counts = partition.sizes[places]
-            if places.size > 1 and partition.n_rows <= sizes.few_rows // 2:
-                self._dissolve(places[1:], keep_centroid=False)
-                continue
-            is_large = (counts > sizes.largest) & (counts >= partition.retry[places])
-            if partition.n_rows > sizes.few_rows and is_large.any():
-                self._split(places[is_large], sizes)
-                continue
-            is_small = counts < sizes.least
-            if is_small.any() and places.size > 1:
-                # Some list has to stay and take the rows.
-                is_small[np.argmax(counts)] = False
-                self._dissolve(places[is_small], keep_centroid=True)
-                continue
-            break
-        self._mend()
+            task = self._next()
+            if task is None:
+                break
+            task()
+
+    def _next(self) -> Callable[[], None] | None:
+        """What is to be done first, if anything."""
+        partition, sizes = self._partition, self.sizes
+        places = partition.places
+        counts = partition.sizes[places]
+        if places.size > 1 and partition.n_rows <= sizes.few_rows // 2:
+            return partial(self._dissolve, places[1:], keep_centroid=False)
+        is_large = (counts > sizes.largest) & (counts >= partition.retry[places])
+        if partition.n_rows > sizes.few_rows and is_large.any():
+            return partial(self._split, places[is_large], sizes)
+        is_small = counts < sizes.least
+        if is_small.any() and places.size > 1:
+            # Some list has to stay and take the rows.
+            is_small[np.argmax(counts)] = False
+            return partial(self._dissolve, places[is_small], keep_centroid=True)
+        is_stale = partition.has_centroid & (partition.changes > partition.sizes // 2 + 8)
+        stale = np.flatnonzero(is_stale & (partition.sizes > 0))
+        return partial(self._mend, stale) if stale.size else None
 
     def _split(self, places: Ints, sizes: Sizes) -> None:
         partition = self._partition
@@ -185,13 +198,11 @@ class Balance:
             some, at = ids[begin : begin + SLICE], old[begin : begin + SLICE]
             new = partition.nearest(self._rows.vectors(partition, some, at))
             moved = np.flatnonzero(new != at)
-            self._rows.move(partition, some[moved], at[moved], new[moved])
+            self._rows.move(ExitStack(), partition, some[moved], at[moved], new[moved])
 
-    def _mend(self) -> None:
+    def _mend(self, places: Ints) -> None:
         """Put centroids back to the means of lists that have changed by half."""
         partition = self._partition
-        is_stale = partition.has_centroid & (partition.changes > partition.sizes // 2 + 8)
-        places = np.flatnonzero(is_stale & (partition.sizes > 0))
         ids, at = self._rows.row_ids(partition, places)
         bounds = np.searchsorted(at, places)
         cuts = [0, *(np.flatnonzero(np.diff(bounds // SLICE)) + 1).tolist(), places.size]

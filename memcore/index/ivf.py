@@ -6,17 +6,19 @@ has the bank's ids and counter, and knows the list of each row. Jégou, Douze an
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore.errors import InputError, NotFoundError
+from memcore.errors import InputError
 from memcore.hits import Hits
-from memcore.index.balance import Balance
+from memcore.index.balance import Balance, Sizes
 from memcore.index.gate import Gate
 from memcore.index.lists import Lists
+from memcore.index.members import Members
 from memcore.index.partition import Partition
 from memcore.index.probes import choose, reach
 
@@ -54,65 +56,55 @@ class IVF:
 
 
 class ListPages:
-    """Banks whose rows lie in lists, with the methods of `_core.Pages`."""
+    """Banks whose rows lie in lists, with the methods of `_core.Pages`.
+
+    A bank of few rows is one list, so that many such banks take one call, as without an index.
+    """
 
     def __init__(self, options: IVF, dim: int, dtype: str, metric: str, kinds: list[str]) -> None:
         self._options = options
         self._lists = Lists(dim, dtype, metric, kinds)
         self._pages = self._lists.pages
         self._directory = self._lists.directory
-        self._partitions: dict[int, Partition] = {}
-        # Partitions that were dropped while somebody was inside.
-        self._dropped: list[Partition] = []
+        self._members = Members(self._lists)
         self._gate = Gate()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all pages in use and their tables."""
-        return self._lists.nbytes + sum(p.nbytes for p in list(self._partitions.values()))
+        return self._lists.nbytes + self._members.nbytes
 
     def new(self, n: int) -> Ints:
         """Make n empty banks: (n,) handles."""
-
-        def new() -> Ints:
-            handles: Ints = self._directory.new(n)
-            for handle in handles.tolist():
-                self._partitions[handle] = self._lists.partition(handle)
-            return handles
-
-        return self._write(new)
+        return self._write(lambda: self._members.new(n))
 
     def drop(self, handles: Ints) -> None:
         """Give up banks."""
         # A bank may be collected inside a read of the same thread, so nothing waits here.
-        self._directory.drop(handles)
-        self._dropped += [self._partitions.pop(handle) for handle in handles.tolist()]
-        self._gate.try_write(self._sweep)
+        self._members.drop(handles)
+        self._gate.try_write(self._members.sweep)
 
     def add(self, handles: Ints, ids: Ints | None, vectors: Any, columns: Any) -> Ints:
         """Add rows, as the page store does."""
 
         def add() -> Ints:
             self._pages.check("add", vectors, columns)
-            parts = self._parts(handles, len(vectors))
-            if parts is None:
-                # It says what is wrong.
-                return self._directory.add(handles, ids, None, [np.zeros(len(vectors), np.int64)])
-            places = np.empty(len(vectors), np.int64)
+            self._divide(handles, len(vectors))
+            parts = self._members.split(handles, len(vectors))[1]
+            places = np.zeros(len(vectors), np.int64)
             for partition, rows in parts:
                 incoming = vectors[rows]
-                self._balance(partition).prepare(incoming)
-                places[rows] = partition.nearest(incoming)
-            added: Ints = self._directory.add(handles, ids, None, [places])
-            try:
-                lists = self._lists.of(parts, places)
-                self._pages.add(lists, added, vectors, columns)
-            except BaseException:
-                self._directory.delete(handles, added, True)
-                raise
+                places[rows] = self._keep(partition, incoming).nearest(incoming)
+            lists, parts = self._members.split(handles, len(vectors))
+            with ExitStack() as undo:
+                # It says what is wrong.
+                added: Ints = self._directory.add(handles, ids, None, [places])
+                undo.callback(self._directory.delete, handles, added, True)
+                self._pages.add(self._lists.put(lists, parts, places), added, vectors, columns)
+                undo.pop_all()
             for partition, rows in parts:
                 partition.count(places[rows], 1)
-                self._balance(partition).keep()
+                self._keep(partition)
             return added
 
         return self._write(add)
@@ -121,14 +113,25 @@ class ListPages:
         """Change rows; new vectors may send them to other lists."""
 
         def update() -> Bools:
+            self._members.check("update", handles)
+            lists, parts = self._members.split(handles, ids.size)
+            if not parts:
+                return self._pages.update(lists, ids, vectors, columns, skip)
             if vectors is not None:
                 self._pages.check("update", vectors, columns)
             found: Bools = self._directory.update(handles, ids, None, [None], skip)
-            parts = self._parts(handles, ids.size) or []
-            for partition, rows in parts:
-                here = np.arange(ids.size)[rows][found[rows]]
-                self._change(partition, ids[here], _some(vectors, here), _columns(columns, here))
-                self._balance(partition).keep()
+            with ExitStack() as undo:
+                if handles.size > 1:
+                    here = np.flatnonzero((lists >= 0) & found)
+                    given = _some(vectors, here), _columns(columns, here)
+                    self._lists.change(undo, lists[here], ids[here], *given)
+                for partition, rows in parts:
+                    here = np.arange(ids.size)[rows][found[rows]]
+                    given = _some(vectors, here), _columns(columns, here)
+                    self._change(undo, partition, ids[here], *given)
+                undo.pop_all()
+            for partition, _ in parts:
+                self._keep(partition)
             return found
 
         return self._write(update)
@@ -137,13 +140,17 @@ class ListPages:
         """Delete rows."""
 
         def delete() -> Bools:
-            places = self._lists.places(handles, ids)
-            found: Bools = self._directory.delete(handles, ids, skip)
-            parts = self._parts(handles, ids.size) or []
-            self._pages.delete(self._lists.of(parts, places)[found], ids[found], False)
+            found = self._members.found("delete", handles, ids, skip)
+            lists, parts = self._members.split(handles, ids.size)
+            places = self._places(handles, ids, parts)
+            lists = np.broadcast_to(self._lists.put(lists, parts, places), found.shape)[found]
+            with ExitStack() as undo:
+                self._lists.remove(undo, lists, ids[found])
+                self._directory.delete(handles, ids, skip)
+                undo.pop_all()
             for partition, rows in parts:
                 partition.count(places[rows][found[rows]], -1)
-                self._balance(partition).keep()
+                self._keep(partition)
             return found
 
         return self._write(delete)
@@ -152,11 +159,10 @@ class ListPages:
         """Read rows."""
 
         def get() -> Bools:
-            found: Bools = self._directory.get(handles, ids, skip, None, [None])
-            places = self._lists.places(handles, ids)
-            parts = self._parts(handles, ids.size) or []
-            self._pages.get(self._lists.of(parts, places), ids, True, vectors, columns)
-            return found
+            self._members.check("get", handles)
+            lists, parts = self._members.split(handles, ids.size)
+            lists = self._lists.put(lists, parts, self._places(handles, ids, parts))
+            return self._pages.get(lists, ids, skip, vectors, columns)
 
         return self._gate.read(get)
 
@@ -174,28 +180,11 @@ class ListPages:
 
     def fork(self, handles: Ints, n: int) -> Ints:
         """Copies of banks: (n_handles, n)."""
-
-        def fork() -> Ints:
-            forks: Ints = self._directory.fork(handles, n)
-            for parent, children in zip(handles.tolist(), forks.tolist(), strict=True):
-                for child in children:
-                    self._partitions[child] = self._lists.copy(self._partitions[parent], child)
-            return forks
-
-        return self._write(fork)
+        return self._write(lambda: self._members.fork(handles, n))
 
     def copy_from(self, handles: Ints, sources: Ints) -> None:
         """Make each bank what its source is."""
-
-        def copy() -> None:
-            self._directory.copy_from(handles, sources)
-            pairs = list(zip(handles.tolist(), sources.tolist(), strict=True))
-            copies = [self._lists.copy(self._partitions[source], to) for to, source in pairs]
-            for (to, _), partition in zip(pairs, copies, strict=True):
-                self._dropped.append(self._partitions[to])
-                self._partitions[to] = partition
-
-        self._write(copy)
+        self._write(lambda: self._members.copy_from(handles, sources))
 
     def dead_refs(self, column: int) -> Ints:
         """The references that no row holds any more."""
@@ -210,20 +199,18 @@ class ListPages:
         """The canonical scores of named rows, -inf where the id is -1."""
 
         def score() -> None:
-            owners = np.repeat(np.broadcast_to(handles, len(queries)), ids.shape[1])
+            self._members.check("score", handles)
+            lists, parts = self._members.split(handles, len(queries))
+            if not parts:
+                return self._pages.score(lists, queries, ids, scores)
+            n = ids.shape[1]
+            owners = np.repeat(np.broadcast_to(handles, len(queries)), n)
             named = ids.reshape(-1)
-            places = self._lists.places(owners, named)
-            missing = np.flatnonzero((places < 0) & (named >= 0))
-            if missing.size:
-                self._say_which("score", handles)
-                raise NotFoundError(
-                    f"score: id {named[missing[0]]} (position {missing[0]}) is not in its bank, "
-                    "should be one of its rows"
-                )
-            lists = self._lists.of(self._parts(owners, named.size) or [], places)
-            each = np.repeat(queries, ids.shape[1], axis=0)
+            lists, parts = self._members.split(owners, named.size)
+            places = self._places(owners, named, parts)
             out = np.empty((named.size, 1), np.float32)
-            self._pages.score(lists, each, named[:, None], out)
+            lists = self._lists.put(lists, parts, places)
+            self._pages.score(lists, np.repeat(queries, n, axis=0), named[:, None], out)
             scores[:] = out.reshape(ids.shape)
 
         self._gate.read(score)
@@ -239,13 +226,18 @@ class ListPages:
             is_plain = recall.__class__ is float and 0 < recall <= 1
         else:
             is_plain = n_probes.__class__ is int and n_probes > 0 and recall is None
-        if not is_plain or handles.size != 1:
+        if not is_plain or handles.dtype != np.int64 or handles.ndim != 1 or not handles.size:
             return None
 
         def search() -> Hits | None:
-            partition = self._partitions.get(handles.item())
-            if partition is None:
+            lists, parts = self._members.split(handles, 0)
+            if not parts:
+                if not self._directory.alive(handles).all():
+                    return None
+                return self._pages.search_plain(lists, queries, k)
+            if handles.size > 1:
                 return None
+            partition = parts[0][0]
             if not partition.n_centroids:
                 return self._pages.search_plain(partition.lists[partition.places], queries, k)
             centroids = partition.routes.by_score(partition.centroids)
@@ -282,10 +274,16 @@ class ListPages:
                 recall = self._options.recall
 
         def search() -> None:
-            parts = self._parts(handles, len(queries))
-            if parts is None:
-                self._say_which("search", handles)
-            for partition, q in parts or []:
+            self._members.check("search", handles)
+            lists, parts = self._members.split(handles, len(queries))
+            if not parts:
+                self._pages.search(
+                    lists, queries, k, where, where_index, candidates, *limits, scores, ids
+                )
+                return
+            if handles.size > 1:
+                few(lists, np.flatnonzero(lists >= 0))
+            for partition, q in parts:
                 if q.__class__ is slice and candidates is None:
                     probes = choose(self._lists, partition, queries, k, n_probes, recall)
                     self._pages.search_lists(
@@ -294,6 +292,13 @@ class ListPages:
                     )  # fmt: skip
                 else:
                     some(partition, np.arange(len(queries))[q])
+
+        def few(lists: Ints, q: Ints) -> None:
+            """The queries at banks of one list."""
+            rest = (_some(k, q), where, _some(where_index, q), _some(candidates, q), *limits)
+            out = scores[q], ids[q]
+            self._pages.search(lists[q], queries[q], *rest, *out)
+            scores[q], ids[q] = out
 
         def some(partition: Partition, q: Ints) -> None:
             """Some of the queries, or queries at named rows."""
@@ -313,57 +318,74 @@ class ListPages:
 
         self._gate.read(search)
 
-    def _say_which(self, op: str, handles: Ints) -> None:
-        """Raise what the store says of a handle that names no bank."""
-        try:
-            self._directory.count(handles)
-        except NotFoundError as error:
-            raise NotFoundError(str(error).replace("count", op, 1)) from None
-
     def _write(self, call: Callable[[], T]) -> T:
         def swept() -> T:
             try:
                 return call()
             finally:
-                self._sweep()
+                self._members.sweep()
 
         return self._gate.write(swept)
 
-    def _sweep(self) -> None:
-        while self._dropped:
-            self._lists.drop(self._dropped.pop())
-
-    def _parts(self, handles: Ints, n: int) -> list[tuple[Partition, Any]] | None:
-        """The partitions behind handles, each with its rows; None if a handle names no bank."""
+    def _divide(self, handles: Ints, n: int) -> None:
+        """Give partitions to the banks that n rows will make too long for one list."""
         if handles.size == 1:
-            partition = self._partitions.get(handles.item())
-            return None if partition is None else [(partition, slice(0, n))]
-        parts = []
-        for handle in np.unique(handles).tolist():
-            partition = self._partitions.get(handle)
-            if partition is None:
-                return None
-            parts.append((partition, np.flatnonzero(handles == handle)))
-        return parts
+            owners, incoming = handles, np.array([n])
+        else:
+            owners, incoming = np.unique(handles, return_counts=True)
+        lists = self._members.split(owners, owners.size)[0]
+        if not self._directory.alive(owners).all():
+            return
+        sizes = self._directory.count(owners) + incoming
+        few_rows = Sizes.of(0, self._options.list_rows).few_rows
+        for handle in owners[(sizes > few_rows) & (lists >= 0)].tolist():
+            self._members.divide(handle)
 
-    def _balance(self, partition: Partition) -> Balance:
-        return Balance(self._lists, partition, self._options.list_rows, self._options.seed)
+    def _places(self, handles: Ints, ids: Ints, parts: list[Any]) -> Ints:
+        """The place of each row, where any bank has a partition."""
+        return self._lists.places(handles, ids) if parts else np.zeros(0, np.int64)
 
-    def _change(self, partition: Partition, ids: Ints, vectors: Any, columns: Any) -> None:
+    def _keep(self, partition: Partition, incoming: Any = None) -> Partition:
+        """Mend the lists of a bank, before rows come in or after a write; the bank as it is then.
+
+        All is done to a copy, which takes the bank's place in the end. Where memory runs out, the
+        lists stay as they are until the next write.
+        """
+        options = (self._options.list_rows, self._options.seed)
+        n_new = 0 if incoming is None else len(incoming)
+        if incoming is not None and not n_new:
+            return partition
+        if Balance(self._lists, partition, *options).is_due(n_new):
+            trial = None
+            try:
+                trial = self._members.trial(partition)
+                balance = Balance(self._lists, trial, *options)
+                balance.keep() if incoming is None else balance.prepare(incoming)
+                self._members.accept(partition, trial)
+            except BaseException as error:
+                self._members.refuse(trial)
+                if not isinstance(error, MemoryError):
+                    raise
+            partition = self._members.partitions[partition.handle]
+        if incoming is None and partition.is_small(Sizes.of(0, options[0]).few_rows // 2):
+            self._members.unite(partition)
+        return partition
+
+    def _change(
+        self, undo: ExitStack, partition: Partition, ids: Ints, vectors: Any, columns: Any
+    ) -> None:
         """Update rows that are there, with the cells that are given; vectors may move them."""
-        owner = np.array([partition.handle])
-        old = self._lists.places(owner, ids)
+        old = self._lists.places(np.array([partition.handle]), ids)
         if vectors is None:
-            self._pages.update(partition.lists[old], ids, None, columns, False)
+            self._lists.change(undo, partition.lists[old], ids, None, columns)
             return
         new = partition.nearest(vectors)
         stay, go = np.flatnonzero(old == new), np.flatnonzero(old != new)
-        self._pages.update(
-            partition.lists[old[stay]], ids[stay], vectors[stay], _columns(columns, stay), False
-        )
+        given = vectors[stay], _columns(columns, stay)
+        self._lists.change(undo, partition.lists[old[stay]], ids[stay], *given)
         partition.count(old[stay], 1, is_move=True)
-        given = _columns(columns, go)
-        self._lists.move(partition, ids[go], old[go], new[go], vectors[go], given)
+        given = vectors[go], _columns(columns, go)
+        self._lists.move(undo, partition, ids[go], old[go], new[go], *given)
 
 
 def _some(values: Any, places: Any) -> Any:

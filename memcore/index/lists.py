@@ -1,5 +1,6 @@
 """Lists: where the rows of inverted files lie, and what moves them from list to list."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -35,18 +36,26 @@ class Lists:
         """Bytes of rows, directory and centroids."""
         return int(self.pages.nbytes) + int(self.directory.nbytes) + self._routes.nbytes
 
-    def partition(self, handle: int) -> Partition:
-        """An empty partition of one list, for a bank of the directory."""
-        return Partition(handle, self._routes, self.new(1), self._nowhere)
+    def partition(self, handle: int, first: int, n_rows: int) -> Partition:
+        """A partition of one list of n_rows rows, for a bank of the directory."""
+        return Partition(handle, self._routes, first, n_rows, self._nowhere)
 
     def copy(self, partition: Partition, handle: int) -> Partition:
         """A partition like this one, for another bank of the directory."""
         forks = self.pages.fork(partition.lists[partition.places], 1).reshape(-1)
-        return partition.copy(handle, forks)
+        try:
+            return partition.copy(handle, forks)
+        except BaseException:
+            self.drop_lists(forks)
+            raise
 
     def drop(self, partition: Partition) -> None:
         """Give up the lists and centroids of a partition."""
         self.drop_lists(partition.lists[partition.places])
+        self.drop_centroids(partition)
+
+    def drop_centroids(self, partition: Partition) -> None:
+        """Give up the centroids of a partition."""
         self._routes.drop(partition.centroids)
 
     def new(self, n: int) -> Ints:
@@ -64,13 +73,21 @@ class Lists:
         places[~found] = -1
         return places
 
-    def of(self, parts: list[tuple[Partition, Any]], places: Ints) -> Ints:
-        """The list at the place of each row, whose partitions are known; an empty one at -1."""
-        lists = np.full(places.size, self._nowhere)
+    def put(self, lists: Ints, parts: list[tuple[Partition, Any]], places: Ints) -> Ints:
+        """The list of each row: (n,) handles.
+
+        Args:
+            lists: of each row, or of all, where a bank is one list.
+            parts: the partitions of the other banks, each with its rows.
+            places: of those rows in their partitions; an empty list is taken at -1.
+        """
+        if not parts:
+            return lists
+        filled = np.array(np.broadcast_to(lists, places.shape))
         for partition, rows in parts:
             here = places[rows]
-            lists[rows] = np.where(here >= 0, partition.lists[here], self._nowhere)
-        return lists
+            filled[rows] = np.where(here >= 0, partition.lists[here], self._nowhere)
+        return filled
 
     def row_ids(self, partition: Partition, places: Ints) -> tuple[Ints, Ints]:
         """The ids in lists, list by list, and the place of each."""
@@ -93,8 +110,23 @@ class Lists:
             rows = (rows / np.where(norms > 0, norms, 1.0)).astype(np.float32)
         return rows
 
+    def change(
+        self, undo: ExitStack, lists: Ints, ids: Ints, vectors: NDArray[Any] | None, columns: Any
+    ) -> None:
+        """Change rows where they lie, with the cells that are given; `undo` puts them back."""
+        before = self._rows(lists, ids, vectors is not None)
+        self.pages.update(lists, ids, vectors, columns, False)
+        undo.callback(self.pages.update, lists, ids, *before, False)
+
+    def remove(self, undo: ExitStack, lists: Ints, ids: Ints) -> None:
+        """Delete rows; `undo` adds them again."""
+        before = self._rows(lists, ids)
+        self.pages.delete(lists, ids, False)
+        undo.callback(self.pages.add, lists, ids, *before)
+
     def move(
         self,
+        undo: ExitStack,
         partition: Partition,
         ids: Ints,
         old: Ints,
@@ -105,14 +137,27 @@ class Lists:
         """Move rows from list to list, with all that they have but what is given anew."""
         if ids.size == 0:
             return
+        owner, here, there = (
+            np.array([partition.handle]),
+            partition.lists[old],
+            partition.lists[new],
+        )
+        had, before = self._rows(here, ids)
+        given = columns or before
+        cells = [cell if one is None else one for one, cell in zip(given, before, strict=True)]
+        self.pages.add(there, ids, had if vectors is None else vectors, cells)
+        undo.callback(self.pages.delete, there, ids, False)
+        self.pages.delete(here, ids, False)
+        undo.callback(self.pages.add, here, ids, had, before)
+        self.directory.update(owner, ids, None, [new], False)
+        undo.callback(self.directory.update, owner, ids, None, [old], False)
+        for places, step in ((old, -1), (new, 1)):
+            partition.count(places, step)
+            undo.callback(partition.count, places, -step)
+
+    def _rows(self, lists: Ints, ids: Ints, has_vectors: bool = True) -> tuple[Any, list[Ints]]:
+        """The vectors of rows, if they are wanted, and their cells."""
         cells = [np.empty(ids.size, np.int64) for _ in range(self._n_columns)]
-        had = np.empty((ids.size, self._routes.dim), self._stored) if vectors is None else None
-        self.pages.get(partition.lists[old], ids, False, had, cells)
-        for i, column in enumerate(columns or []):
-            cells[i] = cells[i] if column is None else column
-        vectors = had if vectors is None else vectors
-        self.pages.add(partition.lists[new], ids, vectors, cells)
-        self.pages.delete(partition.lists[old], ids, False)
-        self.directory.update(np.array([partition.handle]), ids, None, [new], False)
-        partition.count(old, -1)
-        partition.count(new, 1)
+        vectors = np.empty((ids.size, self._routes.dim), self._stored) if has_vectors else None
+        self.pages.get(lists, ids, False, vectors, cells)
+        return vectors, cells

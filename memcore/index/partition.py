@@ -103,12 +103,12 @@ class Partition:
         version: how many centroids were set or taken away so far.
     """
 
-    def __init__(self, handle: int, routes: Routes, first: Ints, nowhere: int) -> None:
+    def __init__(self, handle: int, routes: Routes, first: int, n_rows: int, nowhere: int) -> None:
         self.handle = handle
         self.routes = routes
         self.nowhere = nowhere
-        self.lists = np.array(first, np.int64)
-        self.sizes = np.zeros(1, np.int64)
+        self.lists = np.array([first], np.int64)
+        self.sizes = np.array([n_rows], np.int64)
         self.changes = np.zeros(1, np.int64)
         # Lists whose rows no centroids divide are tried again when they have grown to this size.
         self.retry = np.zeros(1, np.int64)
@@ -127,6 +127,10 @@ class Partition:
     def n_rows(self) -> int:
         """The rows of all lists."""
         return int(self.sizes.sum())
+
+    def is_small(self, n_rows: int) -> bool:
+        """Whether one list is enough, at up to so many rows."""
+        return not self.n_centroids and self.places.size == 1 and self.n_rows <= n_rows
 
     @property
     def nbytes(self) -> int:

@@ -38,11 +38,13 @@ def pair(rows, metric, index="ivf", **options):
 
 
 def partition(bank):
-    return bank._pages._partitions[int(bank._handle[0])]
+    return bank._pages._members.partitions.get(int(bank._handle[0]))
 
 
 def sizes(bank):
     found = partition(bank)
+    if found is None:
+        return np.array([len(bank)])
     lists = found.lists[found.places]
     counts = bank._pages._pages.count(lists)
     assert counts.tolist() == found.sizes[found.places].tolist()
@@ -223,6 +225,44 @@ def test_small_banks_are_one_list(rng):
     for each in (bank, flat):
         each.add(rows)
     assert_same(bank.search(rows[:9]), flat.search(rows[:9]))
+
+
+def test_large_and_small_banks_in_one_call(rng):
+    arenas = [memcore.Arena(DIM, metric="l2", index=i) for i in (IVF(list_rows=20), None)]
+    banks = [arena.new(40) for arena in arenas]
+    # Bank 0 has many lists, bank 1 two or none, the others one.
+    which = np.concatenate([np.zeros(600, int), np.ones(41, int), rng.integers(2, 40, 300)])
+    for _ in range(3):
+        order = rng.permutation(which.size)
+        owner, vectors = which[order], clusters(rng, which.size)
+        for arena, bank in zip(arenas, banks, strict=True):
+            ids = arena.add(bank[owner], vectors)
+        gone = rng.permutation(which.size)[:400]
+        asked = rng.integers(0, 40, 90)
+        queries, named = clusters(rng, 90), ids[rng.integers(which.size, size=(90, 4))]
+        found = []
+        for arena, bank in zip(arenas, banks, strict=True):
+            arena.delete(bank[owner[gone]], ids[gone])
+            left = np.setdiff1d(np.arange(which.size), gone)[::2]
+            arena.update(bank[owner[left]], ids[left], vectors[::-1][left])
+            effort = {"recall": 1.0} if bank is banks[0] else {}
+            fork = arena.fork(bank, 2)[:, 1]
+            arena.delete(bank[asked[:1]], [10**6], missing="skip")
+            found.append(
+                [
+                    arena.search(fork[asked], queries, 7, **effort),
+                    arena.search(bank[asked], queries, 7, candidates=named),
+                    arena.get(bank[asked], named[:, 0], missing="skip").vectors,
+                    arena.count(bank).tolist(),
+                ]
+            )
+            arena.drop(fork)
+        for got, want in zip(*found, strict=True):
+            assert str(got) == str(want)
+            if isinstance(got, memcore.Hits):
+                assert_same(got, want)
+    sizes = {len(p.places) for p in arenas[0]._store.pages._members.partitions.values()}
+    assert max(sizes) > 10
 
 
 def test_forks_and_marks(rng):
