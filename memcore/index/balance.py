@@ -16,13 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore.index.kmeans import ROWS_PER_CENTROID, group_means, kmeans
 from memcore.index.lists import Lists
 from memcore.index.partition import Partition
+from memcore.ops.codebook import codebook_sums
+from memcore.ops.kmeans import kmeans
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+# More rows than this for each centroid change the centroids little.
+ROWS_PER_CENTROID = 48
 # Rows that are read and moved at a time.
 SLICE = 1 << 16
 # Lists around a new centroid whose rows might belong to it.
@@ -162,8 +165,9 @@ class Balance:
         partition.retry[stuck] = 2 * partition.sizes[stuck]
 
     def _cluster(self, sample: Floats, n: int, n_steps: int) -> Floats:
-        metric = self._partition.routes.nearest_metric
-        return kmeans(sample, n, metric=metric, n_steps=n_steps, rng=self._rng)
+        """The means of at most n clusters, fewer where rows repeat."""
+        means, counts, _ = kmeans(sample, n, self._rng, n_iterations=n_steps)
+        return means[counts > 0]
 
     def _dissolve(self, places: Ints, keep_centroid: bool) -> None:
         """Send the rows of lists to others. Without centroids the first list takes all."""
@@ -212,6 +216,7 @@ class Balance:
             begin, end = bounds[first], bounds[last] if last < places.size else ids.size
             rows = self._rows.floats(self._rows.vectors(partition, ids[begin:end], at[begin:end]))
             groups = np.searchsorted(places[first:last], at[begin:end])
-            means = group_means(rows, groups, last - first)
-            partition.set_centroids(places[first:last], means)
+            counts, sums = codebook_sums(rows, groups, last - first)
+            sums /= counts[:, None].astype(np.float32)
+            partition.set_centroids(places[first:last], sums)
         partition.changes[places] = 0
