@@ -22,6 +22,8 @@ _STALE = 0.25
 _MOST_PROBES = 256
 _MOST_OF = 0.96
 _ALL = 1 << 62
+# What it costs to choose a list, as a part of what a visit costs.
+_CHOICE = 0.5
 # Rows of the bank are a little nearer to its centroids than queries are: this part of what may be
 # missed is kept back.
 _MARGIN = 0.1
@@ -120,24 +122,35 @@ class Calibration:
         self._limits: dict[float, tuple[float, int]] = {}
 
     def reach(self, recall: float) -> tuple[float, int]:
-        """The gap that finds a share of the neighbours, and how many lists lie within it."""
+        """The gap that finds a share of the neighbours, and how many lists lie within it.
+
+        Where rows lie in clusters, a gap tells the queries that need few lists from the others.
+        Where it does not, the same number of lists for all is less work, and the gap is infinite.
+        """
         known = self._limits.get(recall)
         if known is None:
             share = recall + _MARGIN * (1 - recall)
-            limit = _share(self._needed, share)
-            most = _ALL
-            if np.isfinite(limit):
-                counts = np.count_nonzero(self._gaps <= limit, axis=1)
-                # The few queries with more lists within the gap do without the last ones; a wider
-                # gap for all makes up for that, if it can.
-                fewer = max(1, int(np.quantile(counts, _MOST_OF)))
-                wider = _share(np.where(self._ranks < fewer, self._needed, np.inf), share)
-                limit, most = (wider, fewer) if np.isfinite(wider) else (limit, int(counts.max()))
-            known = self._limits[recall] = (limit, most)
+            by_gap = limit, most = self._by_gap(share)
+            n = int(_share(self._ranks, share)) + 1
+            work = np.minimum(np.count_nonzero(self._gaps <= limit, axis=1), most).mean()
+            is_less = n * (1 + _CHOICE) < work + min(most, self._gaps.shape[1]) * _CHOICE
+            known = (math.inf, n) if n <= self._gaps.shape[1] and is_less else by_gap
+            self._limits[recall] = known
         return known
 
+    def _by_gap(self, share: float) -> tuple[float, int]:
+        limit = _share(self._needed, share)
+        if not np.isfinite(limit):
+            return limit, _ALL
+        counts = np.count_nonzero(self._gaps <= limit, axis=1)
+        # The few queries with more lists within the gap do without the last ones; a wider gap for
+        # all makes up for that, if it can.
+        fewer = max(1, int(np.quantile(counts, _MOST_OF)))
+        wider = _share(np.where(self._ranks < fewer, self._needed, np.inf), share)
+        return (wider, fewer) if np.isfinite(wider) else (limit, int(counts.max()))
 
-def _share(needed: Floats, share: float) -> float:
+
+def _share(needed: NDArray[Any], share: float) -> float:
     """The smallest number that a share of these do not pass; 0 if there are none."""
     if not needed.size:
         return 0.0
