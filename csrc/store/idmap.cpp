@@ -1,12 +1,14 @@
 #include "idmap.h"
 
+#include <limits>
 #include <memory>
+#include <new>
 #include <random>
 
 namespace memcore {
 namespace {
 
-// A leaf of 256 entries is 4 KB; it splits at seven eighths.
+// A leaf of 256 entries is 3 KB; it splits at seven eighths.
 constexpr int kLeafSlots = 256;
 constexpr int kLeafRows = kLeafSlots * 7 / 8;
 
@@ -32,9 +34,13 @@ uint64_t hash_of(int64_t id) { return mix(mix(static_cast<uint64_t>(id)) + seed(
 // Open addressing, one slot after the other, from the low bits of the hash. A slot with id -1 is
 // empty.
 struct IdMap::Leaf {
+  // In 12 bytes: the low and the high half of an id, and a row.
   struct Entry {
-    int64_t id = -1;
-    int64_t row = 0;
+    uint32_t id_halves[2] = {~0u, ~0u};
+    uint32_t row = 0;
+
+    int64_t id() const { return static_cast<int64_t>(uint64_t{id_halves[1]} << 32 | id_halves[0]); }
+    bool is_empty() const { return id() == -1; }
   };
 
   int64_t n_references = 1;
@@ -44,19 +50,22 @@ struct IdMap::Leaf {
 
   int find(uint64_t hash, int64_t id) const {
     int i = static_cast<int>(hash % kLeafSlots);
-    while (entries[i].id != id && entries[i].id != -1) i = (i + 1) % kLeafSlots;
+    while (entries[i].id() != id && !entries[i].is_empty()) i = (i + 1) % kLeafSlots;
     return i;
   }
 
   void insert(uint64_t hash, int64_t id, int64_t row) {
-    entries[find(hash, id)] = {id, row};
+    const uint64_t bits = static_cast<uint64_t>(id);
+    entries[find(hash, id)] = {{static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)},
+                               static_cast<uint32_t>(row)};
     ++n_rows;
   }
 
   void erase(int i) {
     // Entries behind the hole move up, so that no search stops short of them.
-    for (int next = (i + 1) % kLeafSlots; entries[next].id != -1; next = (next + 1) % kLeafSlots) {
-      const int home = static_cast<int>(hash_of(entries[next].id) % kLeafSlots);
+    for (int next = (i + 1) % kLeafSlots; !entries[next].is_empty();
+         next = (next + 1) % kLeafSlots) {
+      const int home = static_cast<int>(hash_of(entries[next].id()) % kLeafSlots);
       const int distance_home = (next - home + kLeafSlots) % kLeafSlots;
       const int distance_hole = (next - i + kLeafSlots) % kLeafSlots;
       if (distance_home < distance_hole) continue;
@@ -89,7 +98,7 @@ int64_t IdMap::find(int64_t id) const {
   const uint64_t hash = hash_of(id);
   const Leaf* leaf = directory_[slot(hash)];
   const Leaf::Entry& entry = leaf->entries[leaf->find(hash, id)];
-  return entry.id == id ? entry.row : -1;
+  return entry.id() == id ? int64_t{entry.row} : -1;
 }
 
 IdMap::Leaf* IdMap::own_leaf(uint64_t hash) {
@@ -116,10 +125,10 @@ void IdMap::split(uint64_t hash) {
   auto high = std::make_unique<Leaf>();
   low->depth = high->depth = old->depth + 1;
   for (const Leaf::Entry& entry : old->entries) {
-    if (entry.id == -1) continue;
-    const uint64_t entry_hash = hash_of(entry.id);
+    if (entry.is_empty()) continue;
+    const uint64_t entry_hash = hash_of(entry.id());
     const bool is_high = entry_hash >> (63 - old->depth) & 1;
-    (is_high ? high : low)->insert(entry_hash, entry.id, entry.row);
+    (is_high ? high : low)->insert(entry_hash, entry.id(), entry.row);
   }
   const size_t n = size_t{1} << (depth_ - old->depth);
   const size_t first = slot(hash) / n * n;
@@ -132,6 +141,7 @@ void IdMap::split(uint64_t hash) {
 void IdMap::own(int64_t id) { own_leaf(hash_of(id)); }
 
 void IdMap::insert(int64_t id, int64_t row) {
+  if (row > std::numeric_limits<uint32_t>::max()) throw std::bad_alloc();
   const uint64_t hash = hash_of(id);
   while (directory_[slot(hash)]->n_rows >= kLeafRows) split(hash);
   own_leaf(hash)->insert(hash, id, row);
@@ -140,7 +150,7 @@ void IdMap::insert(int64_t id, int64_t row) {
 void IdMap::set(int64_t id, int64_t row) noexcept {
   const uint64_t hash = hash_of(id);
   Leaf* leaf = directory_[slot(hash)];
-  leaf->entries[leaf->find(hash, id)].row = row;
+  leaf->entries[leaf->find(hash, id)].row = static_cast<uint32_t>(row);
 }
 
 void IdMap::erase(int64_t id) noexcept {
