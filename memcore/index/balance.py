@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any
 
@@ -50,7 +50,7 @@ class Sizes:
         """The sizes in a bank of n_rows rows; list_rows, if given, is what is wanted."""
         if list_rows is not None:
             return cls(list_rows, 2 * list_rows)
-        return cls(max(64, min(1024, round(math.sqrt(n_rows) / 4))), 2048)
+        return cls(max(160, min(1024, round(math.sqrt(n_rows) / 4))), 2048)
 
     @property
     def largest(self) -> int:
@@ -70,7 +70,12 @@ class Balance:
         self._rows = rows
         self._partition = partition
         self._list_rows = list_rows
-        self._rng = np.random.default_rng([seed, partition.version, partition.n_rows])
+        self._seed = seed
+
+    @cached_property
+    def _rng(self) -> np.random.Generator:
+        # Most upkeep finds nothing to do, and draws nothing.
+        return np.random.default_rng([self._seed, self._partition.version, self._partition.n_rows])
 
     @property
     def sizes(self) -> Sizes:

@@ -406,7 +406,7 @@ def test_what_fails_changes_nothing(rng):
 
 
 def test_lists_grow_with_the_root_of_the_bank():
-    assert [Sizes.of(n, None).wanted for n in (0, 10**5, 10**6, 10**9)] == [64, 79, 250, 1024]
+    assert [Sizes.of(n, None).wanted for n in (0, 10**5, 10**6, 10**9)] == [160, 160, 250, 1024]
 
 
 def test_a_bank_before_its_first_add_checks_what_is_wanted(rng):
