@@ -15,6 +15,9 @@ namespace {
 // Queries that are searched together: so many share lists, and so few keep their candidates in the
 // cache.
 constexpr int64_t kTaskQueries = 1024;
+// Of those, so many look at their likeliest lists at a time: the bounds of all rows are kept.
+constexpr int64_t kFirstQueries = 12;
+constexpr int64_t kPolledBlocks = 64;
 // A query's lists are shared out to threads in parts of at least this many probes.
 constexpr int64_t kPartProbes = 64;
 
@@ -51,20 +54,10 @@ class ListsSearch {
       pointers_[n_scanned] = &collectors_[i];
       place_[i] = static_cast<int32_t>(n_scanned++);
     }
-    scan_.begin(queries, pointers_.data(), n_scanned, rows.is_weighted());
-
-    // The likeliest list of each query first: it sets the threshold that rules out most of the
-    // others' rows.
-    for (int64_t begin = first_probe; begin < last_probe;) {
-      const int64_t end = begin == first_probe ? begin + 1 : last_probe;
-      gather(n, begin, end);
-      for (size_t i = 0; i < visits_.size();) {
-        size_t last = i;
-        while (last < visits_.size() && visits_[last].list == visits_[i].list) ++last;
-        look_at(visits_.data() + i, static_cast<int64_t>(last - i), interrupt);
-        i = last;
-      }
-      begin = end;
+    if (first_probe < last_probe) {
+      look_at_likeliest(n, first_probe, rows.is_weighted(), interrupt);
+      scan_.begin(queries, pointers_.data(), n_scanned, rows.is_weighted());
+      look_at_all(0, n, first_probe + 1, last_probe, {&scan_, 0, false}, interrupt);
     }
     for (int64_t i = 0; i < n; ++i) {
       if (place_[i] < 0) continue;
@@ -76,11 +69,47 @@ class ListsSearch {
   Best& best(int64_t i) { return collectors_[i].best(); }
 
  private:
-  // visits_ = the lists that the queries name at these probes, list by list if there is more than
-  // one query.
-  void gather(int64_t n, int64_t begin, int64_t end) {
+  // Who looks: the scan of the queries from place `first` on; whether it keeps the bounds of all
+  // rows.
+  struct Look {
+    Scan* scan;
+    int32_t first;
+    bool measures;
+  };
+
+  // The likeliest list of each query: it sets the threshold that rules out most rows of the others.
+  // Its bounds are all kept and the threshold is chosen from them, for a few queries at a time.
+  void look_at_likeliest(int64_t n, int64_t probe, bool is_weighted, Interrupt& interrupt) {
+    int32_t n_before = 0;
+    for (int64_t begin = 0; begin < n; begin += kFirstQueries) {
+      const int64_t end = std::min(n, begin + kFirstQueries);
+      const int32_t n_here = static_cast<int32_t>(std::count_if(
+          place_.begin() + begin, place_.begin() + end, [](int32_t p) { return p >= 0; }));
+      first_.begin(*queries_, pointers_.data() + n_before, n_here, is_weighted);
+      look_at_all(begin, end, probe, probe + 1, {&first_, n_before, true}, interrupt);
+      first_.settle(true);
+      n_before += n_here;
+    }
+  }
+
+  // Lists at some of the probes of some queries.
+  void look_at_all(int64_t first, int64_t last, int64_t begin, int64_t end, const Look& look,
+                   Interrupt& interrupt) {
+    gather(first, last, begin, end);
+    for (size_t i = 0; i < visits_.size();) {
+      size_t next = i;
+      while (next < visits_.size() && visits_[next].list == visits_[i].list) ++next;
+      const int32_t upcoming = visits_[next < visits_.size() ? next : i].list;
+      look_at(visits_.data() + i, static_cast<int64_t>(next - i), upcoming, look, interrupt);
+      i = next;
+    }
+  }
+
+  // visits_ = the lists that queries first … last - 1 name at these probes, list by list if there
+  // is more than one query.
+  void gather(int64_t first, int64_t last, int64_t begin, int64_t end) {
     visits_.clear();
-    for (int64_t i = 0; i < n; ++i) {
+    for (int64_t i = first; i < last; ++i) {
       if (options_->k[asked_[i]] == 0) continue;
       const int64_t* probes = view_->probes + asked_[i] * view_->n_probes;
       for (int64_t p = begin; p < end; ++p) {
@@ -88,17 +117,21 @@ class ListsSearch {
           visits_.push_back({static_cast<int32_t>(probes[p]), static_cast<int32_t>(i)});
       }
     }
-    if (n == 1) return;
+    if (last - first == 1) return;
     std::sort(visits_.begin(), visits_.end(), [](const Visit& a, const Visit& b) {
       return a.list < b.list || (a.list == b.list && a.member < b.member);
     });
   }
 
-  // The rows of one list, for all that visit it.
-  void look_at(const Visit* visits, int64_t n, Interrupt& interrupt) {
-    const BankView bank = pages_->view(view_->lists[visits[0].list], "search", visits[0].list);
+  BankView list(int32_t place) const { return pages_->view(view_->lists[place], "search", place); }
+
+  // The rows of one list, for all that visit it; those of the upcoming list begin to be fetched.
+  void look_at(const Visit* visits, int64_t n, int32_t upcoming, Look look, Interrupt& interrupt) {
+    const BankView bank = list(visits[0].list), then = list(upcoming);
+    const int64_t n_then = (then.n_rows + kBlockRows - 1) / kBlockRows;
     const int64_t n_blocks = (bank.n_rows + kBlockRows - 1) / kBlockRows;
     const Slab& slab = pages_->slab();
+    look.measures = look.measures && n_blocks <= Scan::kDenseBlocks;
     // Members in order of their conditions, so that each is evaluated once for a page.
     members_.clear();
     for (int64_t i = 0; i < n; ++i) members_.push_back(visits[i].member);
@@ -109,19 +142,23 @@ class ListsSearch {
     for (int64_t begin = 0; begin < n_blocks; begin += kScanBlocks) {
       const int64_t end = std::min(n_blocks, begin + kScanBlocks);
       BlockGroup group;
-      for (int64_t b = begin; b < end; ++b) {
-        group.blocks[b - begin] = slab.block(bank.pages[b]);
-        group.next[b - begin] = slab.block(bank.pages[std::min(b + kScanBlocks, n_blocks - 1)]);
-        group.index[b - begin] = bank.pages[b];
-      }
       group.n_blocks = end - begin;
-      group.has_next = end < n_blocks;
+      const bool is_last = end == n_blocks;
+      const BankView& next = is_last ? then : bank;
+      const int64_t first = is_last ? 0 : end, n_next = is_last ? n_then : n_blocks;
+      group.has_next = first < n_next;
+      for (int64_t b = 0; b < group.n_blocks; ++b) {
+        group.blocks[b] = slab.block(bank.pages[begin + b]);
+        group.index[b] = bank.pages[begin + b];
+        if (group.has_next) group.next[b] = slab.block(next.pages[std::min(first + b, n_next - 1)]);
+      }
       for (int64_t i = 0, last; i < n; i = last) {
         for (last = i + 1; last < n && condition(members_[last]) == condition(members_[i]);) ++last;
         if (set_live(group, bank, begin, condition(members_[i])))
-          offer(group, members_.data() + i, last - i);
+          offer(group, members_.data() + i, last - i, look);
       }
-      interrupt.poll();
+      // The clock is not for every group.
+      if (is_last || begin % kPolledBlocks == 0) interrupt.poll();
     }
   }
 
@@ -143,11 +180,11 @@ class ListsSearch {
     return any != 0;
   }
 
-  void offer(const BlockGroup& group, const int32_t* members, int64_t n) {
+  void offer(const BlockGroup& group, const int32_t* members, int64_t n, const Look& look) {
     subset_.clear();
     for (int64_t i = 0; i < n; ++i) {
       if (place_[members[i]] >= 0) {
-        subset_.push_back(place_[members[i]]);
+        subset_.push_back(place_[members[i]] - look.first);
         continue;
       }
       for (int64_t b = 0; b < group.n_blocks; ++b) {
@@ -156,7 +193,12 @@ class ListsSearch {
                     collectors_[members[i]].best());
       }
     }
-    if (!subset_.empty()) scan_.visit(group, subset_.data(), static_cast<int64_t>(subset_.size()));
+    if (subset_.empty()) return;
+    if (look.measures) {
+      look.scan->measure(group, subset_.data(), static_cast<int64_t>(subset_.size()));
+    } else {
+      look.scan->visit(group, subset_.data(), static_cast<int64_t>(subset_.size()));
+    }
   }
 
   const Pages* pages_ = nullptr;
@@ -171,7 +213,7 @@ class ListsSearch {
   std::vector<int32_t> place_;
   std::vector<Visit> visits_;
   std::vector<int32_t> members_, subset_;
-  Scan scan_;
+  Scan first_, scan_;
 };
 
 // The rows that a query names, each once, scored one by one.
