@@ -291,6 +291,13 @@ def sweep(level: str) -> list[Case]:
             KMeans(n=10_000, dim=64, n_codes=64),
         ]
     goals: list[Case] = [Assign(), EmaStep(), SearchCodes(), KMeans()]
+    # Few rows, and few codes, where what is done once a row counts most.
+    goals += [
+        Assign(n=10_000),
+        Assign(n=10_000, n_codes=64),
+        Assign(n=10_000, dim=64, n_codes=64),
+        Assign(n=10_000, dim=64, n_codes=1024),
+    ]
     if level == "default":
         return goals
     return [*goals, Assign(n_codes=512), EmaStep(n_codes=512), KMeans(n_codes=4096)]

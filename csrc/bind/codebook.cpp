@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "arguments.h"
+#include "assign.h"
 #include "float_env.h"
 #include "module.h"
 
@@ -47,18 +48,9 @@ void bind_assign(const py::array& rows, const py::array& codewords, py::array& c
                 words.n_rows, ", ", words.dim, "), should be (at least 1, ", asked.dim, ")");
   int64_t* codes_out = plain_output<int64_t>("assign", "codes", codes, asked.n_rows);
   float* scores_out = plain_output<float>("assign", "scores", scores, asked.n_rows);
-  const int64_t one = 1;
-  SearchOptions options;
-  options.k = {&one, 0};
-  options.range = {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
-  // With one code wanted it pays for far fewer codewords, and components, than a search knows of.
-  constexpr int64_t kWorthIt = 64;
-  if (asked.n_rows >= kWorthIt && words.n_rows >= kWorthIt) options.first_pass = FirstPass::kOn;
   interruptible([&](Interrupt& interrupt) {
     const FloatEnv env;
-    Queries prepared("assign", asked.data, asked.dtype, asked.n_rows, asked.dim, asked.row_stride,
-                     asked.column_stride, Metric::kL2);
-    search(prepared, words, nullptr, nullptr, options, interrupt, 1, scores_out, codes_out);
+    assign(asked, words, interrupt, codes_out, scores_out);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "kernels.h"
 #include "row_source.h"
 #include "search.h"
 
@@ -41,6 +42,11 @@ class ArrayRows : public RowSource {
   // Window place i holds block first + i.
   void set_window(int64_t first) { window_first_ = first; }
   const uint8_t* window_block(int64_t place) const { return window_.get() + place * block_bytes_; }
+  // Its scales, errors and norms.
+  float* window_meta(int64_t place) {
+    return reinterpret_cast<float*>(window_.get() + place * block_bytes_ +
+                                    block_codes_bytes(keys_.dim));
+  }
 
  private:
   const KeysView keys_;

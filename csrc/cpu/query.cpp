@@ -1,6 +1,7 @@
 #include "query.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -12,9 +13,10 @@ namespace {
 
 // Bounds are computed in double and must not shrink on their way to float32.
 float round_up(double value) {
-  float nearest = static_cast<float>(value);
+  const float nearest = static_cast<float>(value);
+  // The next float32, of a number that is not negative.
   return static_cast<double>(nearest) < value
-             ? std::nextafterf(nearest, std::numeric_limits<float>::infinity())
+             ? std::bit_cast<float>(std::bit_cast<uint32_t>(nearest) + 1)
              : nearest;
 }
 
@@ -26,7 +28,7 @@ void gather(const uint8_t* row, int64_t item, int64_t dim, int64_t column_stride
 }  // namespace
 
 Queries::Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, int64_t dim,
-                 int64_t row_stride, int64_t column_stride, Metric metric)
+                 int64_t row_stride, int64_t column_stride, Metric metric, int64_t first)
     : n_(n), dim_(dim), metric_(metric), rows_(n), norms_(n) {
   const int64_t item = item_bytes(dtype);
   const bool is_plain = dtype == DType::kFloat32 && (column_stride == item || dim <= 1) &&
@@ -51,7 +53,7 @@ Queries::Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, 
                         norms_.data());
   for (int64_t q = 0; q < n; ++q) {
     MEMCORE_CHECK(
-        norms_[q] <= 1e36f, kInput, op, ": queries row ", q,
+        norms_[q] <= 1e36f, kInput, op, ": queries row ", first + q,
         " is not finite or too large, should be finite with a squared norm of at most 1e36");
     norms_[q] = std::sqrt(norms_[q]);
   }
@@ -63,10 +65,6 @@ void Queries::reserve_codes() {
 }
 
 void Queries::quantize(int64_t q, bool is_alone) {
-  const double dim = static_cast<double>(dim_);
-  // docs/score.md, "The certificate". kOutward covers the roundings of the bounds themselves.
-  constexpr double kOutward = 1 + 0x1p-16;
-  const double rounding = (dim / 16 + 40) * 0x1p-24 * kOutward;
   Quantized& out = quantized_[q];
   out.is_alone = is_alone;
   float error;
@@ -77,15 +75,31 @@ void Queries::quantize(int64_t q, bool is_alone) {
   if (!out.is_bounded) return;
   // Modulo 2^32, as the sums are.
   out.start = static_cast<int32_t>(-128 * static_cast<int64_t>(sum));
+  set_bound(q, static_cast<double>(error), static_cast<double>(dim_) / 16);
+}
+
+void Queries::bound_product(int64_t q) {
+  Quantized& out = quantized_[q];
+  // Below that, squares may be lost to underflow; of a zero query none are.
+  out.is_bounded = norms_[q] >= 0x1p-60f;
+  if (out.is_bounded) set_bound(q, 0.0, static_cast<double>(dim_) / 16 + static_cast<double>(dim_));
+}
+
+// docs/score.md, "The certificate": `left` bounds what the codes leave out, and at most n_added
+// roundings lie between a lane's first term and its sum.
+void Queries::set_bound(int64_t q, double left, double n_added) {
+  // kOutward covers the roundings of the bounds themselves.
+  constexpr double kOutward = 1 + 0x1p-16;
+  const double rounding = (n_added + 40) * 0x1p-24 * kOutward;
   const double norm = static_cast<double>(norms_[q]) * (1 + rounding);
-  const double left = static_cast<double>(error);
-  out.bound.metric = metric_;
-  out.bound.error_weight = round_up((norm * (1 + rounding) + left) * kOutward);
+  BoundQuery& bound = quantized_[q].bound;
+  bound.metric = metric_;
+  bound.error_weight = round_up((norm * (1 + rounding) + left) * kOutward);
   // A row's norm is its canonical one, which may lie below the true one by less than 2^-10 of it.
-  out.bound.norm_weight = round_up((left + rounding * norm) * kOutward * (1 + 0x1p-10));
-  out.bound.underflow = round_up((dim + 64) * 0x1p-149);
-  out.bound.norm = norms_[q];
-  out.bound.slack = round_up(2 * rounding * (1 + 0x1p-10));
+  bound.norm_weight = round_up((left + rounding * norm) * kOutward * (1 + 0x1p-10));
+  bound.underflow = round_up((static_cast<double>(dim_) + 64) * 0x1p-149);
+  bound.norm = norms_[q];
+  bound.slack = round_up(2 * rounding * (1 + 0x1p-10));
 }
 
 ScanQuery Queries::aim(int64_t q, float threshold) const {

@@ -12,9 +12,9 @@ namespace memcore {
 class Queries {
  public:
   // values (n, dim) in `dtype` with byte strides. Throws kInput at the first query that is not
-  // finite or whose canonical dot with itself passes 1e36.
+  // finite or whose canonical dot with itself passes 1e36; its number is counted from `first`.
   Queries(const char* op, const uint8_t* values, DType dtype, int64_t n, int64_t dim,
-          int64_t row_stride, int64_t column_stride, Metric metric);
+          int64_t row_stride, int64_t column_stride, Metric metric, int64_t first = 0);
 
   int64_t size() const { return n_; }
   int64_t dim() const { return dim_; }
@@ -29,6 +29,9 @@ class Queries {
   // the rows come. Safe to call for different queries at the same time.
   void quantize(int64_t q, bool is_alone);
 
+  // Instead of quantize, where estimates are float32 products fused in any order.
+  void bound_product(int64_t q);
+
   // Whether the first pass can take this query: it was quantised, and is not so small that bounds
   // could underflow.
   bool has_bounds(int64_t q) const { return !quantized_.empty() && quantized_[q].is_bounded; }
@@ -38,6 +41,8 @@ class Queries {
   ScanQuery aim(int64_t q, float threshold) const;
 
  private:
+  void set_bound(int64_t q, double left, double n_added);
+
   struct Quantized {
     BoundQuery bound;
     int32_t start;

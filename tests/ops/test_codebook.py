@@ -44,6 +44,60 @@ def test_assign_gives_ties_to_the_smaller_code(backend, rng):
     np.testing.assert_array_equal(words[codes], rows)
 
 
+# Components of eight whose int8 products are added in one 16-bit lane, and signs that fill it.
+FOURS = [(0, 1, 4, 5), (2, 3, 6, 7)]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("n_same", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_codes", [300, 17])
+def test_assign_where_the_sums_of_the_first_pass_are_largest(backend, sign, n_same, n_codes, rng):
+    rows = 0.01 * normal(rng, 64, 24)
+    for i, row in enumerate(rows):
+        lane = list(FOURS[i % 2])
+        rng.shuffle(lane)
+        row[[8 * (i % 3) + at for at in lane[:n_same]]] = sign
+    # Codes of 127, the largest there are, wherever a row is large, and rivals that are near.
+    words = np.ones((n_codes, 24), np.float32) - 0.01 * rng.random((n_codes, 24), np.float32)
+    words[1::3] *= -1
+    words[2::3] *= np.sign(normal(rng, len(words[2::3]), 24))
+    expected = reference.assign(rows, words)
+    codes, scores = ops.assign(rows, words, backend=backend)
+    np.testing.assert_array_equal(codes, expected[0])
+    np.testing.assert_array_equal(scores, expected[1])
+
+
+@pytest.mark.parametrize("n_codes", [20, 400])
+@pytest.mark.parametrize("kind", ["zero", "tiny", "small", "large", "copies", "mixed"])
+def test_assign_at_the_edges_of_the_certificate(backend, n_codes, kind, rng):
+    rows, words = normal(rng, 150, 40), normal(rng, n_codes, 40)
+    rows[3], words[7] = 0, 0
+    if kind == "tiny":
+        rows, words = rows * np.float32(1e-38), words * np.float32(1e-38)
+    if kind == "small":
+        rows[::2] *= np.float32(1e-30)
+        words[::3] *= np.float32(1e-12)
+    if kind == "large":
+        rows, words = rows * np.float32(1e17), words * np.float32(1e16)
+        words[5] *= 10
+    if kind == "copies":
+        words = words[rng.integers(0, 4, n_codes)]
+        rows[::2] = words[rng.integers(0, n_codes, 75)]
+    if kind == "mixed":
+        words *= (10.0 ** rng.uniform(-6, 6, (n_codes, 1))).astype(np.float32)
+    expected = reference.assign(rows, words)
+    codes, scores = ops.assign(rows, words, backend=backend)
+    np.testing.assert_array_equal(codes, expected[0])
+    np.testing.assert_array_equal(scores, expected[1])
+
+
+def test_assign_names_the_first_bad_row_of_many(backend, rng):
+    rows, words = normal(rng, 5000, 8), normal(rng, 300, 8)
+    rows[[4321, 4900]] = np.nan
+    with pytest.raises(InputError, match="assign: rows row 4321 is not finite"):
+        ops.assign(rows, words, backend=backend)
+
+
 def test_assign_finds_the_nearest(backend, rng):
     rows, words = normal(rng, 50, 24), normal(rng, 60, 24)
     codes, scores = ops.assign(rows, words, backend=backend)

@@ -52,6 +52,23 @@ def test_the_first_pass_changes_nothing(isa, name, first_pass, rng):
         assert_hits(run_native(case, metric, first_pass), expected, f"{name}, {metric}")
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("n_same", [1, 2, 3, 4])
+def test_the_sums_of_the_first_pass_do_not_saturate(isa, sign, n_same, rng):
+    # Components of eight whose int8 products some sets add in one 16-bit lane.
+    queries = 0.01 * normal(rng, 13, 24)
+    for i, query in enumerate(queries):
+        lane = rng.permutation([(0, 1, 4, 5), (2, 3, 6, 7)][i % 2])[:n_same]
+        query[8 * (i % 3) + lane] = sign
+    # Codes of 127 or nearly so.
+    keys = 1 - 0.01 * rng.random((300, 24), np.float32)
+    keys[1::3] *= -1
+    keys[2::3] *= np.sign(normal(rng, 100, 24))
+    for metric in METRICS:
+        expected = reference.search(queries, keys, 3, metric=metric)
+        assert_hits(run_native(Case(queries, keys, 3), metric, True), expected, metric)
+
+
 @pytest.mark.parametrize("n_keys", SIZES)
 @pytest.mark.parametrize("dim", DIMS)
 def test_every_shape(backend, n_keys, dim, rng):

@@ -27,6 +27,9 @@ inline constexpr int64_t kMaxScanDim = 32768;
 // Blocks that one scan call looks at.
 inline constexpr int64_t kScanBlocks = 4;
 
+// Queries that one estimate call takes.
+inline constexpr int64_t kEstimateQueries = 64;
+
 // One query as the first pass sees it. A row is kept unless
 //   slope * (scale * idot) + error_weight * error + norm_weight * norm + square_weight * norm^2 +
 //   offset < 0.
@@ -121,6 +124,13 @@ struct Kernels {
   // lower[r] <= canonical score of row r of the block <= upper[r].
   void (*bounds)(const uint8_t* block, int64_t dim, const int32_t* dots, const BoundQuery& query,
                  float* lower, float* upper);
+
+  // estimates[(q * n_blocks + b) * 16 + r] = slope * (scale * idot) - norm^2: the l2 score of row r
+  // of block b, less the query's square, if the slope is twice that of the dot product. tops[q]:
+  // the largest of a query. Blocks lie block_stride bytes apart; n_queries is at most
+  // kEstimateQueries.
+  void (*estimate)(const uint8_t* blocks, int64_t block_stride, int64_t n_blocks, int64_t dim,
+                   const ScanQuery* queries, int64_t n_queries, float* estimates, float* tops);
 
   AttendKernels attend;
   LshKernels lsh;

@@ -165,14 +165,15 @@ void widen(const void* row, DType dtype, int64_t dim, float* out) {
 // After the files whose functions they use.
 #include "hamming.inl"
 #include "lsh.inl"
+#include "nearest.inl"
 
 namespace memcore {
 
 // const objects are local to their file unless declared extern first.
 extern const Kernels MEMCORE_KERNELS;
 const Kernels MEMCORE_KERNELS = {
-    MEMCORE_ISA_NAME, dot_rows,    l2_rows,        square_rows, widen, shadow_rows,
-    quantize_query,   at_least,    lane_tops,      kth_largest, scan,  bounds,
-    kAttendKernels,   kLshKernels, kHammingKernels};
+    MEMCORE_ISA_NAME, dot_rows,       l2_rows,     square_rows,    widen, shadow_rows,
+    quantize_query,   at_least,       lane_tops,   kth_largest,    scan,  bounds,
+    estimate,         kAttendKernels, kLshKernels, kHammingKernels};
 
 }  // namespace memcore

@@ -42,33 +42,59 @@ int32_t ruled_out_dot(const BlockLimits& block, const ScanQuery& query) {
   return least < 0x1p30f ? static_cast<int32_t>(least) - 1 : INT32_MAX;
 }
 
-// Inlined into its callers, the loop would lose registers to them.
+// A tile of sums. They and the rows are named by register, not by word: a word of several registers
+// would be kept in memory.
+template <int kQueries, int kBlocks>
+using Sums = SumRegister[kQueries][kBlocks * kWordRegisters];
+
+template <int kBlocks>
+[[gnu::always_inline]] inline void load_quad(const uint8_t* const* blocks, int64_t quad,
+                                             CodesRegister* rows) {
+#pragma GCC unroll 8
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma GCC unroll 4
+    for (int r = 0; r < kWordRegisters; ++r) {
+      rows[b * kWordRegisters + r] = load_codes(blocks[b] + 64 * quad + r * sizeof(CodesRegister));
+    }
+  }
+}
+
+// The int8 dot products of a tile of queries and blocks.
 template <int kQueries, int kBlocks, bool kFetch, bool kIsWide>
-[[gnu::noinline]] void scan_tile(const uint8_t* const* blocks, const uint8_t* const* next,
-                                 [[maybe_unused]] const BlockLimits* limits, int64_t n_blocks,
-                                 int64_t dim, const ScanQuery* queries, uint16_t* masks,
-                                 int32_t* dots) {
-  // Sums and rows are named by register, not by word: a word of several registers would be kept in
-  // memory.
+[[gnu::always_inline]] inline void sum_tile(const uint8_t* const* blocks,
+                                            const uint8_t* const* next, int64_t n_quads,
+                                            const ScanQuery* queries,
+                                            Sums<kQueries, kBlocks>& sum) {
   constexpr int kRegisters = kBlocks * kWordRegisters;
-  SumRegister sum[kQueries][kRegisters];
 #pragma GCC unroll 8
   for (int q = 0; q < kQueries; ++q) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRegisters; ++r) sum[q][r] = start_sum(queries[q].start);
   }
-  const int64_t n_quads = quads(dim);
-  for (int64_t quad = 0; quad < n_quads; ++quad) {
-    CodesRegister rows[kRegisters];
+  // Two quads at a time where the rows of both fit beside the sums. Past an odd last quad lie the
+  // scales of the block, and zeros among the codes of a query: their products are zero.
+  if constexpr (kAddsPairs && kQueries >= 4 && !kFetch && !kIsWide) {
+    for (int64_t quad = 0; quad < n_quads; quad += 2) {
+      CodesRegister rows[kRegisters], more[kRegisters];
+      load_quad<kBlocks>(blocks, quad, rows);
+      load_quad<kBlocks>(blocks, quad + 1, more);
 #pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; ++b) {
-      if constexpr (kFetch) __builtin_prefetch(next[b] + 64 * quad);
-#pragma GCC unroll 4
-      for (int r = 0; r < kWordRegisters; ++r) {
-        rows[b * kWordRegisters + r] =
-            load_codes(blocks[b] + 64 * quad + r * sizeof(CodesRegister));
+      for (int q = 0; q < kQueries; ++q) {
+        const QueryCodes codes = broadcast_codes(queries[q].codes + 4 * quad);
+        const QueryCodes codes2 = broadcast_codes(queries[q].codes + 4 * quad + 4);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRegisters; ++r) dot_two(sum[q][r], rows[r], codes, more[r], codes2);
       }
     }
+    return;
+  }
+  for (int64_t quad = 0; quad < n_quads; ++quad) {
+    CodesRegister rows[kRegisters];
+    if constexpr (kFetch) {
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b) __builtin_prefetch(next[b] + 64 * quad);
+    }
+    load_quad<kBlocks>(blocks, quad, rows);
 #pragma GCC unroll 8
     for (int q = 0; q < kQueries; ++q) {
       if constexpr (kIsWide) {
@@ -82,6 +108,16 @@ template <int kQueries, int kBlocks, bool kFetch, bool kIsWide>
       }
     }
   }
+}
+
+// Inlined into its callers, the loop would lose registers to them.
+template <int kQueries, int kBlocks, bool kFetch, bool kIsWide>
+[[gnu::noinline]] void scan_tile(const uint8_t* const* blocks, const uint8_t* const* next,
+                                 [[maybe_unused]] const BlockLimits* limits, int64_t n_blocks,
+                                 int64_t dim, const ScanQuery* queries, uint16_t* masks,
+                                 int32_t* dots) {
+  Sums<kQueries, kBlocks> sum;
+  sum_tile<kQueries, kBlocks, kFetch, kIsWide>(blocks, next, quads(dim), queries, sum);
 #pragma GCC unroll 8
   for (int q = 0; q < kQueries; ++q) {
     uint32_t any = 0;

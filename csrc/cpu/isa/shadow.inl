@@ -173,6 +173,11 @@ float widest_code(int64_t dim) {
   return static_cast<float>(most < 32767 ? most : 32767);
 }
 
+F32 sum_of_four(const F32& x) {
+  const F32 pairs = add(x, swap_pairs(x));
+  return add(pairs, swap_fours(pairs));
+}
+
 template <class Code>
 bool quantize_as(const float* query, int64_t dim, float norm, Code* codes, float* scale,
                  float* error, int32_t* sum) {
@@ -184,14 +189,20 @@ bool quantize_as(const float* query, int64_t dim, float norm, Code* codes, float
   for (int64_t i = 0; i < dim; i += 16) {
     const F32 x = word(i);
     largest = max(largest, abs(x));
-    // Components of one sign that are multiplied as a pair count together.
-    if constexpr (kAddsPairs && !kIsWide) reach = max(reach, abs(add(x, swap_pairs(x))));
+    // Products of components 0 1 4 5 of eight, and of 2 3 6 7, are added in 16 bits: what has one
+    // sign there counts together.
+    if constexpr (kAddsPairs && !kIsWide) {
+      const F32 zero = broadcast(0.0f);
+      reach = max(reach, max(sum_of_four(max(x, zero)), sum_of_four(max(sub(zero, x), zero))));
+    }
   }
   if (max_lane(largest) < kSmallest) return false;
-  const float top = max_lane(max(largest, reach));
   const float limit = kIsWide ? widest_code(dim) : 127.0f;
-  const float inverse = limit / top;
-  *scale = top / limit;
+  // Four codes, each rounded by half a step at most, must stay within 128 together: 255 * 128 fits.
+  const float steps =
+      max_lane(max(mul(largest, broadcast(1.0f / limit)), mul(reach, broadcast(1.0f / 126.0f))));
+  const float inverse = 1.0f / steps;
+  *scale = steps;
   F32 residual = broadcast(0.0f), total = broadcast(0.0f);
   for (int64_t i = 0; i < dim; i += 16) {
     const I32 rounded = quantize16(word(i), inverse, *scale, residual);

@@ -84,6 +84,11 @@ inline F32 swap_pairs(F32 a) {
   return {_mm256_permute_ps(a.low, 0xb1), _mm256_permute_ps(a.high, 0xb1)};
 }
 
+// Components 4 5 6 7 0 1 2 3 12 …
+inline F32 swap_fours(F32 a) {
+  return {_mm256_permute2f128_ps(a.low, a.low, 1), _mm256_permute2f128_ps(a.high, a.high, 1)};
+}
+
 // a where a < limit, else -infinity.
 inline F32 below(F32 a, float limit) {
   const __m256 limits = _mm256_set1_ps(limit), none = _mm256_set1_ps(-__builtin_inff());
@@ -170,12 +175,25 @@ inline QueryCodes broadcast_codes(const int8_t* from) {
   __builtin_memcpy(&codes, from, 4);
   return _mm256_set1_epi32(codes);
 }
+alignas(32) inline constexpr int16_t kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 // As intrinsics, gcc 12 copies and spills the sums.
 inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
   __m256i products;
   __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
           : "+x"(sum), "=&x"(products)
           : "x"(rows), "x"(query), "x"(_mm256_set1_epi16(1)));
+}
+
+// dot_codes of two fours: their products are added in 16 bits, which the limits of a query's codes
+// allow. A multiply less in four; the constant stays in memory for the sake of a register.
+inline void dot_two(SumRegister& sum, CodesRegister rows, QueryCodes query, CodesRegister rows2,
+                    QueryCodes query2) {
+  __m256i products, more;
+  __asm__(
+      "vpmaddubsw %4, %3, %1\n\tvpmaddubsw %6, %5, %2\n\tvpaddw %2, %1, %1\n\t"
+      "vpmaddwd %7, %1, %1\n\tvpaddd %1, %0, %0"
+      : "+x"(sum), "=&x"(products), "=&x"(more)
+      : "x"(rows), "x"(query), "x"(rows2), "x"(query2), "m"(kOnes));
 }
 
 // Queries in 16 bits: components 0 and 2 of four, and 1 and 3.

@@ -57,6 +57,9 @@ inline F32 power_of_two(F32 shifted) {
 // Components 1 0 3 2 …
 inline F32 swap_pairs(F32 a) { return _mm512_shuffle_ps(a, a, 0xb1); }
 
+// Components 4 5 6 7 0 1 2 3 12 …
+inline F32 swap_fours(F32 a) { return _mm512_shuffle_f32x4(a, a, 0xb1); }
+
 // a where a < limit, else -infinity.
 inline F32 below(F32 a, float limit) {
   const __mmask16 is_below = _mm512_cmp_ps_mask(a, _mm512_set1_ps(limit), _CMP_LT_OQ);
@@ -146,6 +149,27 @@ inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
   __asm__("vpmaddubsw %3, %2, %1\n\tvpmaddwd %4, %1, %1\n\tvpaddd %1, %0, %0"
           : "+v"(sum), "=&v"(products)
           : "v"(rows), "v"(query), "v"(_mm512_set1_epi16(1)));
+#endif
+}
+
+// dot_codes of two fours. Without VNNI their products are added in 16 bits, which the limits of a
+// query's codes allow.
+inline void dot_two(SumRegister& sum, CodesRegister rows, QueryCodes query, CodesRegister rows2,
+                    QueryCodes query2) {
+#if defined(__AVX512VNNI__)
+  dot_codes(sum, rows, query);
+  dot_codes(sum, rows2, query2);
+#elif defined(MEMCORE_INTRINSICS_ONLY)
+  const __m512i products =
+      _mm512_add_epi16(_mm512_maddubs_epi16(rows, query), _mm512_maddubs_epi16(rows2, query2));
+  sum = _mm512_add_epi32(sum, _mm512_madd_epi16(products, _mm512_set1_epi16(1)));
+#else
+  __m512i products, more;
+  __asm__(
+      "vpmaddubsw %4, %3, %1\n\tvpmaddubsw %6, %5, %2\n\tvpaddw %2, %1, %1\n\t"
+      "vpmaddwd %7, %1, %1\n\tvpaddd %1, %0, %0"
+      : "+v"(sum), "=&v"(products), "=&v"(more)
+      : "v"(rows), "v"(query), "v"(rows2), "v"(query2), "v"(_mm512_set1_epi16(1)));
 #endif
 }
 

@@ -68,6 +68,8 @@ inline F32 power_of_two(F32 shifted) {
 
 // Components 1 0 3 2 …
 inline F32 swap_pairs(F32 a) { return MEMCORE_EACH_PART(vrev64q_f32(a.part[i])); }
+// Components 4 5 6 7 0 1 2 3 12 …
+inline F32 swap_fours(F32 a) { return MEMCORE_EACH_PART(a.part[i ^ 1]); }
 
 // a where a < limit, else -infinity.
 inline F32 below(F32 a, float limit) {
@@ -149,6 +151,13 @@ inline QueryCodes broadcast_codes(const int8_t* from) {
 }
 inline void dot_codes(SumRegister& sum, CodesRegister rows, QueryCodes query) {
   sum = vdotq_s32(sum, rows, query);
+}
+
+// dot_codes of two fours.
+inline void dot_two(SumRegister& sum, CodesRegister rows, QueryCodes query, CodesRegister rows2,
+                    QueryCodes query2) {
+  dot_codes(sum, rows, query);
+  dot_codes(sum, rows2, query2);
 }
 
 // Queries in 16 bits: components 0 and 2 of four, and 1 and 3.

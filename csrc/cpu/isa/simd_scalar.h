@@ -111,6 +111,13 @@ inline F32 swap_pairs(const F32& a) {
   return out;
 }
 
+// Components 4 5 6 7 0 1 2 3 12 …
+inline F32 swap_fours(const F32& a) {
+  F32 out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = a.lane[i ^ 4];
+  return out;
+}
+
 // a where a < limit, else -infinity.
 inline F32 below(const F32& a, float limit) {
   F32 out;
@@ -227,6 +234,13 @@ inline void dot_codes(SumRegister& sum, const CodesRegister& rows, const QueryCo
   for (int i = 0; i < 16; ++i) {
     for (int j = 0; j < 4; ++j) sum.lane[i] += int32_t{rows.byte[4 * i + j]} * query.byte[j];
   }
+}
+
+// dot_codes of two fours.
+inline void dot_two(SumRegister& sum, const CodesRegister& rows, const QueryCodes& query,
+                    const CodesRegister& rows2, const QueryCodes& query2) {
+  dot_codes(sum, rows, query);
+  dot_codes(sum, rows2, query2);
 }
 
 // Queries in 16 bits: components 0 and 2 of four, and 1 and 3.
