@@ -166,16 +166,24 @@ void make_nibble_tables(const uint64_t* query, int64_t n_words, uint8_t* tables)
   }
 }
 
+constexpr int64_t kLineBytes = 64;
+struct alignas(kLineBytes) Line {
+  uint8_t bytes[kLineBytes];
+};
+
 // Queries begin … end - 1 against all keys, a tile of nibbles at a time.
 void scan_nibbles(const Job& job, int64_t begin, int64_t end, std::vector<Nearest>& nearest) {
   const int64_t n_words = job.keys.n_words, n_nibbles = 16 * n_words;
   const int64_t group_size = n_nibbles * kNibbleGroup;
   const int64_t most_groups = std::max<int64_t>(1, kTileBytes / group_size);
   const int64_t n_queries = end - begin;
-  std::vector<uint8_t> tables(n_queries * n_nibbles * 16), nibbles(most_groups * group_size);
+  // On whole lines: a third of the loads would straddle two.
+  std::vector<Line> table_lines(n_queries * n_nibbles * 16 / kLineBytes);
+  std::vector<Line> nibble_lines(most_groups * group_size / kLineBytes);
+  uint8_t *tables = table_lines.data()->bytes, *nibbles = nibble_lines.data()->bytes;
   std::vector<uint64_t> masks(2 * 2 * most_groups);
   for (int64_t q = 0; q < n_queries; ++q) {
-    make_nibble_tables(job.query(begin + q), n_words, tables.data() + q * n_nibbles * 16);
+    make_nibble_tables(job.query(begin + q), n_words, tables + q * n_nibbles * 16);
   }
   int64_t n_groups = 1;
   for (int64_t at = 0; at < job.keys.n; at += n_groups * kNibbleGroup) {
@@ -185,22 +193,25 @@ void scan_nibbles(const Job& job, int64_t begin, int64_t end, std::vector<Neares
     n_groups = std::min(n_groups, (n_left + kNibbleGroup - 1) / kNibbleGroup);
     for (int64_t g = 0; g < n_groups; ++g) {
       slice_group(job.key(at + g * kNibbleGroup), std::min(kNibbleGroup, n_left - g * kNibbleGroup),
-                  n_words, nibbles.data() + g * group_size);
+                  n_words, nibbles + g * group_size);
     }
     for (int64_t q = 0; q < n_queries; q += 2) {
       const int64_t pair[2] = {q, std::min(q + 1, n_queries - 1)};
       const uint8_t* table[2];
       uint8_t limits[2];
       for (int i = 0; i < 2; ++i) {
-        table[i] = tables.data() + pair[i] * n_nibbles * 16;
+        table[i] = tables + pair[i] * n_nibbles * 16;
         limits[i] =
             static_cast<uint8_t>(std::clamp<int64_t>(nearest[pair[i]].limit(), 0, kByteLimit));
       }
-      kernels().hamming.within_nibbles(table, limits, nibbles.data(), n_nibbles, n_groups,
-                                       masks.data());
+      kernels().hamming.within_nibbles(table, limits, nibbles, n_nibbles, n_groups, masks.data());
       for (int i = 0; i < (q + 1 < n_queries ? 2 : 1); ++i) {
-        for (int64_t word = 0; word < 2 * n_groups; ++word) {
-          for (uint64_t left = masks[i * 2 * n_groups + word]; left != 0; left &= left - 1) {
+        const uint64_t* of_query = masks.data() + i * 2 * n_groups;
+        // Most tiles hold nothing near.
+        uint64_t any = 0;
+        for (int64_t word = 0; word < 2 * n_groups; ++word) any |= of_query[word];
+        for (int64_t word = 0; any != 0 && word < 2 * n_groups; ++word) {
+          for (uint64_t left = of_query[word]; left != 0; left &= left - 1) {
             const int64_t id = at + 64 * word + std::countr_zero(left);
             if (id < job.keys.n) job.offer(begin + pair[i], id, nearest[pair[i]]);
           }
