@@ -73,7 +73,7 @@ class Balance:
         self._seed = seed
 
     @cached_property
-    def _rng(self) -> np.random.Generator:
+    def _rng(self) -> "np.random.Generator":
         # Most upkeep finds nothing to do, and draws nothing.
         return np.random.default_rng([self._seed, self._partition.version, self._partition.n_rows])
 
