@@ -85,8 +85,12 @@ class VectorQuantizer(torch.nn.Module):
             self.book.rules = replace(self.book.rules, rate=0.0)
             self.codewords = torch.nn.Parameter(torch.from_numpy(self.book.codewords.copy()))
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: torch.Tensor) -> Quantized:
         """Quantise x (…, dim) on the CPU, float32, float16, bfloat16 or float64.
+
+        Under torch.compile the layer runs as it is, between what is compiled before and after it;
+        with fullgraph=True torch says so and stops.
 
         Raises:
             ShapeError: another dim.

@@ -128,6 +128,25 @@ def test_other_dtypes(dtype, rng):
     assert torch.equal(layer.eval()(x).codes[:16], codes[:16])
 
 
+def test_torch_compile_runs_the_layer_between_what_it_compiles(rng):
+    batches = [torch.from_numpy(normal(rng, 40, 4)) for _ in range(12)]
+    found = []
+    for is_compiled in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 6), VectorQuantizer(8, 6, decay=0.5))
+        run = torch.compile(model, backend="aot_eager") if is_compiled else model
+        for rows in batches:
+            values, codes, loss = run(rows)
+            (values.square().sum() + loss).backward()
+        book = model[1].book
+        assert book.version == len(batches)
+        found.append((values.detach(), codes, loss.detach(), model[0].weight.grad, book.codewords))
+    for eager, compiled in zip(*found, strict=True):
+        np.testing.assert_array_equal(np.asarray(eager), np.asarray(compiled))
+    with pytest.raises(Exception, match=r"VectorQuantizer\.forward"):
+        torch.compile(VectorQuantizer(8, 4), fullgraph=True, backend="eager")(batches[0])
+
+
 def test_bad_input_changes_nothing(rng):
     layer = VectorQuantizer(16, 4)
     rows = torch.from_numpy(normal(rng, 40, 4))
