@@ -42,9 +42,9 @@ class Chains:
         self._heads: NDArray[np.int32] = np.full((n_keys, _FEW_ROWS), -1, np.int32)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays, shared or not."""
-        return self._keys.nbytes + self._links.nbytes + self._heads.nbytes
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All that it holds; forks that have not changed hold the same."""
+        return self._keys, self._links, self._heads
 
     def reserve(self, n: int) -> None:
         """Arrays of our own, with room for n more rows: nothing can fail after that."""
@@ -67,10 +67,8 @@ class Chains:
         lists = self._keys, self._links, self._heads
         self._n_rows = _core.lists_remove(*lists, self._n_rows, np.ascontiguousarray(ids))
 
-    def candidates(self, queries: NDArray[Any], n_probes: int | None) -> tuple[Ints, Ints]:
-        """The rows in the probed buckets of any table."""
-        wanted = min(_PROBES, self.lsh.n_buckets) if n_probes is None else n_probes
-        probes = self.lsh.probes(queries, wanted)
+    def candidates(self, probes: NDArray[np.uint64]) -> tuple[Ints, Ints]:
+        """The rows in the probed buckets (n, n_tables, n_probes) of any table."""
         lists = self._keys, self._links, self._heads
         offsets, ids, _ = _core.lists_find(*lists, self._n_rows, probes, 1)
         return offsets, ids
@@ -132,8 +130,10 @@ class LshPages:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pages in use, their tables, and the chains (shared ones counted again)."""
-        return self._pages.nbytes + sum(chains.nbytes for chains in self._chains.values())
+        """Bytes of all pages in use, their tables, and the chains, those that forks share once."""
+        with self._lock:
+            arrays = {id(x): x.nbytes for chains in self._chains.values() for x in chains.arrays}
+        return self._pages.nbytes + sum(arrays.values())
 
     def new(self, n: int) -> Ints:
         """Handles of n empty banks."""
@@ -250,9 +250,12 @@ class LshPages:
     def _named(self, handles: Ints, queries: NDArray[Any], n_probes: int | None) -> Ints:
         """The candidates of queries as (n, m), -1 where padded."""
         found: list[Ints] = [np.empty(0, np.int64)] * len(queries)
+        wanted = min(_PROBES, self._lsh.n_buckets) if n_probes is None else n_probes
+        # For all banks together: a call for each costs more than its hashing.
+        probes = self._lsh.probes(queries, wanted)
         with self._lock:
             for chains, asked in self._of(handles, len(queries)):
-                offsets, ids = chains.candidates(queries[asked], n_probes)
+                offsets, ids = chains.candidates(probes[asked])
                 for place, q in enumerate(asked.tolist()):
                     found[q] = ids[offsets[place] : offsets[place + 1]]
         named = np.full((len(queries), max(map(len, found), default=0)), -1, np.int64)

@@ -211,6 +211,21 @@ def test_threads_search_while_one_writes(rng):
     assert failures == []
 
 
+def test_nbytes_counts_what_forks_share_once(rng):
+    arena = memcore.Arena(dim=8, index=memcore.LSH(8, 4, 4, seed=1))
+    (bank,) = arena.new(1)
+    arena.add(bank, rng.standard_normal((2000, 8)))
+    alone = arena.nbytes
+    forks = arena.fork([bank], 5)[0]
+    assert arena.nbytes < 1.1 * alone
+    arena.delete(forks[0], [3])
+    # One fork has buckets of its own now: 4 codes and an id, 20 bytes each, of 2,048 places.
+    own = 2048 * 5 * (8 + 8 + 4)
+    assert alone + own < arena.nbytes < 1.2 * alone + own
+    arena.drop(forks)
+    assert arena.nbytes <= 1.1 * alone
+
+
 def test_tim_finds_its_thoughts_in_few_buckets(rng):
     """TiM: 4 tables x 128 buckets of a cross-polytope hash, recall@10 >= 0.9 at <= 5 % scanned."""
     n, dim = 20_000, 64
