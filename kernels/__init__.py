@@ -1,5 +1,21 @@
-"""Triton kernels of memcore, named as the ops.
+"""Triton kernels of memcore, named as the ops, and their launchers over torch tensors.
 
-Empty for now: the kernels come with the GPU engine. Files here import each other relatively and
-never import memcore.
+Files here import each other relatively and never import memcore. A launcher has the parameters of
+its namesake in `memcore._core`; it allocates through torch, runs on torch's current stream and
+never waits for it.
 """
+
+import torch
+import triton
+
+from .search import search, search_ragged
+
+__all__ = ["check", "search", "search_ragged"]
+
+
+def check(op: str, error: type[Exception], array: object) -> None:
+    """Raise an error, in the caller's class, unless kernels can read an array where it lies."""
+    place = array.device if isinstance(array, torch.Tensor) else "the host, as NumPy's"
+    is_read = isinstance(array, torch.Tensor) and (array.is_cuda or triton.knobs.runtime.interpret)
+    if not is_read:
+        raise error(f"{op}: an array is on {place}, should be on a GPU where triton runs")

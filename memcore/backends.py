@@ -1,10 +1,12 @@
 """The only file that names the engines: which one runs an op, and why the others do not.
 
-"cpu" is the compiled engine, and runs everything. "reference" is the definition in NumPy: slow, and
-never chosen unless it is asked for. The environment variable MEMCORE_BACKEND names the engine of
-calls that name none.
+"cpu" is the compiled engine, and runs everything in host memory. "triton" runs what lies on a GPU.
+"reference" is the definition in NumPy: slow, and never chosen unless it is asked for. The
+environment variable MEMCORE_BACKEND names the engine of calls that name none.
 """
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -202,8 +204,29 @@ _REFERENCE: dict[str, Runner] = {
     "bucket_search": _bucket_search_reference,
     "sketch_add": reference.sketch_add,
 }
-_ENGINES: dict[str, dict[str, Runner]] = {"cpu": _CPU, "reference": _REFERENCE}
-_ABSENT = ("triton", "cuda")
+
+
+def _launcher(op: str) -> Runner:
+    """A launcher of `memcore.kernels`, which is imported by its first call."""
+
+    def run(*given: Any) -> None:
+        try:
+            kernels = importlib.import_module("memcore.kernels")
+        except ImportError as error:
+            raise BackendError(f"{op}: {error.name} is not installed, should be") from None
+        kernels.check(op, BackendError, given[0])
+        getattr(kernels, op)(*given)
+
+    return run
+
+
+_TRITON: dict[str, Runner] = {op: _launcher(op) for op in ("search", "search_ragged")}
+_ENGINES: dict[str, dict[str, Runner]] = {
+    "cpu": _CPU,
+    "reference": _REFERENCE,
+    "triton": _TRITON,
+}
+_ABSENT = ("cuda",)
 _DEFAULT = os.environ.get("MEMCORE_BACKEND") or "cpu"
 
 
@@ -247,7 +270,7 @@ def engine(op: str, backend: str | None = None) -> Runner:
     try:
         return _ENGINES[backend or _DEFAULT][op]
     except KeyError:
-        known = ", ".join(_ENGINES)
+        known = ", ".join(name for name, ops in _ENGINES.items() if op in ops)
         name = repr(backend or _DEFAULT)
         raise BackendError(f"{op}: backend is {name}, should be one of {known}") from None
 
@@ -264,17 +287,34 @@ def explain(op: str, *args: Any, backend: str | None = None) -> Explanation:
         known = ", ".join(_CPU)
         raise InputError(f"explain: op is {op!r}, should be one of {known}")
     asked = backend or _DEFAULT
-    elsewhere = [place for place in map(arrays.place, args) if place != "cpu"]
-    reasons = {}
-    for name in dict.fromkeys((*_ENGINES, *_ABSENT, asked)):
-        if name not in _ENGINES:
-            reasons[name] = "not part of this build"
-        elif elsewhere:
-            reasons[name] = f"reads host memory, but an array is on {elsewhere[0]}"
-        elif name != asked:
-            reasons[name] = f"could run, but {asked} was chosen"
-        elif name == "cpu":
-            reasons[name] = f"runs, with {isa()}, threads: {threads()}"
-        else:
-            reasons[name] = "runs, in NumPy and without a first pass"
-    return Explanation(op, None if elsewhere or asked not in _ENGINES else asked, reasons)
+    elsewhere = next((place for place in map(arrays.place, args) if place != "cpu"), None)
+    if backend is None and elsewhere:
+        asked = "triton"
+    reasons = {
+        name: _reason(op, name, asked, elsewhere)
+        for name in dict.fromkeys((*_ENGINES, *_ABSENT, asked))
+    }
+    runs = reasons[asked].startswith("runs")
+    return Explanation(op, asked if runs else None, reasons)
+
+
+def _reason(op: str, name: str, asked: str, elsewhere: str | None) -> str:
+    if name not in _ENGINES:
+        return "not part of this build"
+    if name == "triton":
+        missing = [each for each in ("torch", "triton") if not importlib.util.find_spec(each)]
+        if op not in _TRITON:
+            return "has no kernel for this op"
+        if missing:
+            return f"{missing[0]} is not installed"
+        if not elsewhere:
+            return "reads GPU memory, but the arrays are on the cpu"
+    elif elsewhere:
+        return f"reads host memory, but an array is on {elsewhere}"
+    if name != asked:
+        return f"could run, but {asked} was chosen"
+    if name == "cpu":
+        return f"runs, with {isa()}, threads: {threads()}"
+    if name == "triton":
+        return f"runs, on {elsewhere}"
+    return "runs, in NumPy and without a first pass"

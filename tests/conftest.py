@@ -8,9 +8,13 @@ import zlib
 import numpy as np
 import pytest
 
+import interpreter
 import memcore
 from containers import CONTAINERS
 from memcore.ops import arguments
+
+# Before any kernel is seen.
+interpreter.install()
 
 SEED = pytest.StashKey[int]()
 ISAS = memcore.isas()

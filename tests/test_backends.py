@@ -1,5 +1,6 @@
 """Which engine runs, why the others do not, and the settings of the compiled one."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_explain(op):
         "cpu", "runs,", "with", f"{memcore.isa()},", "threads:", str(memcore.threads())
     ]  # fmt: skip
     assert lines[2].split(maxsplit=1) == ["reference", "could run, but cpu was chosen"]
-    assert lines[3].split(maxsplit=1) == ["triton", "not part of this build"]
+    assert lines[3].split()[0] == "triton"
     assert lines[4].split(maxsplit=1) == ["cuda", "not part of this build"]
 
 
@@ -49,7 +50,7 @@ def test_explain_what_was_asked_for():
     assert explanation.engine == "reference"
     assert explanation.reasons["cpu"] == "could run, but reference was chosen"
     assert explanation.reasons["reference"].startswith("runs")
-    for absent in ("triton", "cuda", "quantum"):
+    for absent in ("cuda", "quantum"):
         explanation = memcore.explain("search", ROWS, backend=absent)
         assert explanation.engine is None
         assert explanation.reasons[absent] == "not part of this build"
@@ -58,9 +59,32 @@ def test_explain_what_was_asked_for():
 
 def test_explain_an_array_elsewhere():
     torch = pytest.importorskip("torch")
-    explanation = memcore.explain("search", ROWS, torch.ones(2, 3, device="meta"))
+    elsewhere = torch.ones(2, 3, device="meta")
+    explanation = memcore.explain("search", ROWS, elsewhere, backend="cpu")
     assert explanation.engine is None
     assert explanation.reasons["cpu"] == "reads host memory, but an array is on meta"
+    pytest.importorskip("triton")
+    explanation = memcore.explain("search", elsewhere, elsewhere)
+    assert explanation.engine == "triton"
+    assert explanation.reasons["triton"] == "runs, on meta"
+    assert memcore.explain("topk", elsewhere).engine is None
+
+
+def test_explain_names_what_a_kernel_needs(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "triton" else find(name)
+    )
+    pytest.importorskip("torch")
+    assert memcore.explain("search", ROWS).reasons["triton"] == "triton is not installed"
+
+
+def test_explain_where_the_arrays_are():
+    pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    reason = "reads GPU memory, but the arrays are on the cpu"
+    assert memcore.explain("search", ROWS).reasons["triton"] == reason
+    assert memcore.explain("topk", ROWS).reasons["triton"] == "has no kernel for this op"
 
 
 def test_explain_an_unknown_op():
@@ -70,11 +94,14 @@ def test_explain_an_unknown_op():
         memcore.explain("seek")
 
 
-@pytest.mark.parametrize("name", ["triton", "cuda", "quantum"])
+@pytest.mark.parametrize("name", ["cuda", "quantum"])
 def test_an_absent_engine_is_refused(name):
-    sentence = f"^search: backend is '{name}', should be one of cpu, reference$"
+    sentence = f"^search: backend is '{name}', should be one of cpu, reference, triton$"
     with pytest.raises(memcore.BackendError, match=sentence):
         memcore.search(ROWS, ROWS, backend=name)
+    sentence = f"^topk: backend is '{name}', should be one of cpu, reference$"
+    with pytest.raises(memcore.BackendError, match=sentence):
+        memcore.topk(ROWS, 1, backend=name)
 
 
 def test_the_environment_names_the_engine():

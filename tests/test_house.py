@@ -30,6 +30,7 @@ LAYERS = [
     {"errors"},
     {"hits"},
     {"arrays"},
+    {"tensors"},
     {"slots"},
     {"reference", "_core", "kernels"},
     {"backends"},

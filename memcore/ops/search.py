@@ -14,6 +14,7 @@ from memcore.errors import BackendError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
 from memcore.ops.hamming import hamming_search
+from memcore.ops.search_device import search_device
 
 METRICS = ("dot", "cosine", "l2")
 
@@ -40,8 +41,8 @@ def search(
 
     Args:
         queries: (n_queries, dim), or (dim,) for one query; float32, float16, bfloat16 or int8,
-            other numbers are converted to float32; finite, with norms up to 1e18. NumPy or CPU
-            torch, any strides, read-only too.
+            other numbers are converted to float32; finite, with norms up to 1e18. NumPy or torch,
+            any strides, read-only too. On a GPU (torch, CuPy) all arrays are, and the hits.
         keys: (n_keys, dim), likewise, of any of these dtypes; or a `Bank`; or an `Arena` with
             `banks`. An array of keys is not checked: a row whose score is NaN is not returned.
         k: an int, or an int array of one per query (the width is its maximum). More than there are
@@ -59,7 +60,7 @@ def search(
         bias: (n_keys,) numbers, or a field's name.
         min_score: lowest final score to return, rounded to float32.
         max_score: highest final score to return, rounded to float32.
-        backend: "cpu" or "reference"; see `memcore.explain`.
+        backend: "cpu", "reference" or "triton"; see `memcore.explain`.
 
     Returns:
         Hits of shape (n_queries, k), in the library of queries: scores float32 and ids int64
@@ -70,9 +71,10 @@ def search(
     Raises:
         ShapeError: shapes that do not fit each other.
         DtypeError: an array that is not of numbers; a k that is no int.
-        InputError: a query with NaN, Inf or a norm above 1e18 (the first such row is named); a
-            negative k.
-        BackendError: an engine that is not there, or an array on a device.
+        InputError: a query with NaN, Inf or a norm above 1e18 (the first such row is named; on a
+            GPU, where a search never waits, it finds nothing); a negative k.
+        BackendError: an engine that is not there, arrays on several devices, or a gradient asked
+            for on a device.
 
     Example:
         >>> import memcore
@@ -197,6 +199,15 @@ def _search(
     backend: str | None,
 ) -> Hits:
     mask, candidates, scale, bias, min_score, max_score = limits
+    low = -_INF if min_score is None else arguments.bound(op, "min_score", min_score)
+    high = _INF if max_score is None else arguments.bound(op, "max_score", max_score)
+    if metric is None:
+        metric = "dot"
+    elif metric not in METRICS:
+        raise InputError(f"{op}: metric is {metric!r}, should be one of {', '.join(METRICS)}")
+    if backend == "triton" or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
+        given = (queries, keys, offsets, segments, k, metric, limits[:4], low, high, backend)
+        return search_device(op, *given)
     run = engine(op, backend)
     asked, _ = arrays.vectors(op, "queries", queries)
     rows, _ = arrays.vectors(op, "keys", keys)
@@ -209,10 +220,6 @@ def _search(
         raise ShapeError(_misfit(op, asked, rows)) from None
     if dim != key_dim or not dim:
         raise ShapeError(_misfit(op, asked, rows))
-    if metric is None:
-        metric = "dot"
-    elif metric not in METRICS:
-        raise InputError(f"{op}: metric is {metric!r}, should be one of {', '.join(METRICS)}")
     if k.__class__ is int and k >= 0:
         width = k
     else:
@@ -227,8 +234,6 @@ def _search(
         scale = arguments.weights(op, "scale", scale, n_keys)
     if bias is not None:
         bias = arguments.weights(op, "bias", bias, n_keys)
-    low = -_INF if min_score is None else arguments.bound(op, "min_score", min_score)
-    high = _INF if max_score is None else arguments.bound(op, "max_score", max_score)
     scores, ids = arguments.outputs(op, n_queries, width)
     run(
         asked,

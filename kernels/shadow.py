@@ -1,0 +1,195 @@
+"""int8 copies of keys and queries, with what an upper bound on their scores is made of.
+
+The bound on the final score of query q and key j (docs/score.md, "The certificate") has one form
+for every metric, with scale, bias and mask folded in:
+
+    upper = slope[q] * factor[j] * I + beta[j] + A[q] * epsilon[j] + C[q] * nu[j] + base[q]
+
+where I is the integer product of the codes, and the last three terms are what quantisation may
+hide.
+"""
+
+import triton
+import triton.language as tl
+
+from .canonical import fold
+
+# Beyond these a sum could overflow on its way: such keys are always candidates.
+_LARGE: tl.constexpr = tl.constexpr(2.0**60)
+_HUGE: tl.constexpr = tl.constexpr(2.0**120)
+
+
+@triton.jit
+def quantise(rows, is_row, column_stride, codes, dim, dim_padded, N: tl.constexpr):
+    """Write codes (N, dim_padded) of N rows given by pointer; zeros where a row has no shadow.
+
+    Returns:
+        The step, the canonical square of the row and of what the codes leave out, and whether the
+        row has a shadow: it is finite, not too large, and zero or not tiny. All (N,).
+    """
+    lane = tl.arange(0, 16)
+    lanes = tl.zeros((N, 16), tl.float32)
+    largest = tl.zeros((N, 16), tl.float32)
+    for begin in range(0, dim, 16):
+        column = begin + lane
+        x = tl.load(
+            rows[:, None] + column[None, :] * column_stride,
+            mask=is_row[:, None] & (column < dim)[None, :],
+            other=0,
+        ).to(tl.float32)  # (N, 16)
+        lanes = lanes + x * x
+        largest = tl.maximum(largest, tl.abs(x))
+    square = fold(lanes, N)
+    most = tl.max(largest, 1)
+    # False for NaN.
+    is_sound = (square <= 1e36) & ((most >= 2.0**-60) | (most == 0))
+    step = tl.where(is_sound, most / 127, 0.0)
+    divisor = tl.where(step > 0, step, 1.0)
+    lanes = tl.zeros((N, 16), tl.float32)
+    for begin in range(0, dim_padded, 16):
+        column = begin + lane
+        x = tl.load(
+            rows[:, None] + column[None, :] * column_stride,
+            mask=(is_row & is_sound)[:, None] & (column < dim)[None, :],
+            other=0,
+        ).to(tl.float32)  # (N, 16)
+        code = tl.floor(x / divisor[:, None] + 0.5)
+        code = tl.minimum(tl.maximum(code, -127.0), 127.0)
+        left = x - code * step[:, None]
+        lanes = lanes + left * left
+        tl.store(codes[:, None] + column[None, :], code.to(tl.int8), mask=is_row[:, None])
+    return step, square, fold(lanes, N), is_sound
+
+
+@triton.jit
+def keys_kernel(
+    keys_ptr,
+    row_stride,
+    column_stride,
+    mask_ptr,
+    mask_stride,
+    scale_ptr,
+    bias_ptr,
+    codes_ptr,
+    factor_ptr,
+    beta_ptr,
+    epsilon_ptr,
+    nu_ptr,
+    n_keys,
+    dim,
+    dim_padded,
+    METRIC: tl.constexpr,
+):
+    """The shadow of a page of 16 keys: codes, factor and beta of each, epsilon and nu of the page.
+
+    Places beyond n_keys, and masked ones, get beta -inf: no bound of theirs is above it.
+    """
+    place = tl.arange(0, 16)
+    row = tl.program_id(0).to(tl.int64) * 16 + place
+    is_row = row < n_keys
+    if mask_ptr is not None:
+        is_row = is_row & tl.load(mask_ptr + row * mask_stride, mask=is_row, other=0).to(tl.int1)
+    step, square, left, is_sound = quantise(
+        keys_ptr + row * row_stride,
+        is_row,
+        column_stride,
+        codes_ptr + row * dim_padded,
+        dim,
+        dim_padded,
+        16,
+    )
+    norm = tl.sqrt_rn(square)
+    rounding = (dim / 16 + 8) * 2.0**-24
+    error = tl.sqrt_rn(left) * (1 + rounding) + 2.0**-21 * norm
+    error = (error + tl.sqrt_rn(dim.to(tl.float32)) * 2.0**-74) * (1 + 2.0**-20)
+    # A lower bound on what beta hides when products underflow.
+    error = error + 2.0**-70
+    factor = step
+    beta = tl.zeros((16,), tl.float32)
+    nu = norm
+    if METRIC == "cosine":
+        divisor = tl.where(norm > 0, norm, 1.0)
+        factor = factor / divisor
+        error = tl.where(norm > 0, error / divisor, 0.0)
+        nu = tl.full((16,), 1.0, tl.float32)
+    elif METRIC == "l2":
+        # What the canonical sum and two squared norms may lose together.
+        slack = 2 * (dim / 16 + 64) * 2.0**-24 * (1 + 2.0**-10)
+        beta = -(1 - slack - 2.0**-22) * square
+    if scale_ptr is not None:
+        scale = tl.load(scale_ptr + row, mask=is_row, other=1)
+        factor = factor * scale
+        error = error * tl.abs(scale)
+        nu = nu * tl.abs(scale)
+        # Norms of keys may be small where a cosine's scale is not: both must be in bounds.
+        is_sound = is_sound & (nu <= _LARGE) & (tl.abs(scale) <= _LARGE)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + row, mask=is_row, other=0)
+        beta = beta + bias + tl.abs(bias) * 2.0**-22
+        is_sound = is_sound & (tl.abs(bias) <= _HUGE)
+    error = tl.where(is_sound, error * (1 + 2.0**-18), float("inf"))
+    nu = tl.where(is_sound, nu * (1 + 2.0**-18), 0.0)
+    tl.store(factor_ptr + row, tl.where(is_row & is_sound, factor, 0.0))
+    tl.store(beta_ptr + row, tl.where(is_row, tl.where(is_sound, beta, 0.0), float("-inf")))
+    tl.store(epsilon_ptr + tl.program_id(0), tl.max(tl.where(is_row, error, 0.0), 0))
+    tl.store(nu_ptr + tl.program_id(0), tl.max(tl.where(is_row, nu, 0.0), 0))
+
+
+@triton.jit
+def queries_kernel(
+    queries_ptr,
+    row_stride,
+    column_stride,
+    codes_ptr,
+    slope_ptr,
+    a_ptr,
+    c_ptr,
+    base_ptr,
+    squares_ptr,
+    is_bounded_ptr,
+    n_queries,
+    dim,
+    dim_padded,
+    METRIC: tl.constexpr,
+    N: tl.constexpr,
+):
+    """The codes and bounds of N queries; is_bounded says where a first pass proves anything."""
+    query = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    is_query = query < n_queries
+    step, square, left, is_sound = quantise(
+        queries_ptr + query * row_stride,
+        is_query,
+        column_stride,
+        codes_ptr + query * dim_padded,
+        dim,
+        dim_padded,
+        N,
+    )
+    norm = tl.sqrt_rn(square)
+    rounding = (dim / 16 + 64) * 2.0**-24
+    size = norm.to(tl.float64)
+    error = tl.sqrt_rn(left).to(tl.float64) * (1 + (dim / 16 + 8) * 2.0**-24) + 2.0**-21 * size
+    error = (error + tl.sqrt_rn(dim.to(tl.float32)).to(tl.float64) * 2.0**-74) * (1 + 2.0**-20)
+    slope = step.to(tl.float64)
+    a = size * (1 + rounding) + error
+    # The last term pays for scale, bias and the products of the estimate.
+    c = (error + rounding * size) * (1 + 2.0**-10) + 2.0**-20 * size
+    base = tl.full((N,), 2.0**-130, tl.float64)
+    if METRIC == "cosine":
+        divisor = tl.where(size > 0, size, 1.0)
+        slope = slope / divisor
+        a = a / divisor
+        c = c / divisor
+    elif METRIC == "l2":
+        slack = 2 * rounding * (1 + 2.0**-10)
+        slope = 2 * slope
+        a = 2 * a
+        c = 2 * (c + slack * size)
+        base = base - (1 - slack - 2.0**-22) * size * size
+    outward = 1 + 2.0**-16
+    tl.store(slope_ptr + query, slope.to(tl.float32), mask=is_query)
+    tl.store(a_ptr + query, (a * outward).to(tl.float32), mask=is_query)
+    tl.store(c_ptr + query, (c * outward).to(tl.float32), mask=is_query)
+    tl.store(base_ptr + query, base.to(tl.float32), mask=is_query)
+    tl.store(squares_ptr + query, square, mask=is_query)
+    tl.store(is_bounded_ptr + query, (is_sound & (norm > 0)).to(tl.int8), mask=is_query)

@@ -1,0 +1,101 @@
+"""Arrays on a device, as torch tensors: the counterpart of `arrays` for what a GPU computes.
+
+Triton launches through torch, so that CuPy arrays (seen through DLPack, without a copy) need torch
+too. Nothing here waits for the device: what would have to be read back to be checked is not
+checked, and the kernels leave it out instead.
+"""
+
+import sys
+from typing import Any
+
+from memcore import arrays
+from memcore.errors import BackendError, DtypeError, ShapeError
+
+
+def library(op: str) -> Any:
+    """The module torch, for what needs it beside the arrays.
+
+    Raises:
+        BackendError: it is not there.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise BackendError(
+            f"{op}: torch is not installed, should be: kernels are launched through it"
+        ) from None
+    return torch
+
+
+def device_of(op: str, *given: tuple[str, Any]) -> Any:
+    """The device on which all of these named arrays lie, None aside.
+
+    Raises:
+        BackendError: they lie on several devices, or torch is not there.
+    """
+    first = None
+    for name, array in given:
+        if array is None:
+            continue
+        place = _seen(op, name, array).device
+        if first is None:
+            first = place
+        elif place != first:
+            raise BackendError(f"{op}: {name} is on {place}, should be on {first} as the others")
+    return first
+
+
+def vectors(op: str, name: str, array: Any) -> Any:
+    """Numbers that a kernel reads: float32, float16, bfloat16 or int8; others become float32."""
+    torch = library(op)
+    tensor = _seen(op, name, array)
+    if tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int8):
+        return tensor
+    if tensor.is_complex():
+        raise DtypeError(
+            f"{op}: {name} has dtype {tensor.dtype}, should be float32, float16, bfloat16 or int8"
+        )
+    return tensor.to(torch.float32)
+
+
+def weights(op: str, name: str, array: Any, n_keys: int) -> Any:
+    """A scale or a bias of each key, float32 and contiguous."""
+    each = vectors(op, name, array).to(library(op).float32).contiguous()
+    if each.shape != (n_keys,):
+        raise ShapeError(
+            f"{op}: {name} has shape {tuple(each.shape)}, should be ({n_keys},), one per key"
+        )
+    return each
+
+
+def ints(op: str, name: str, array: Any) -> Any:
+    """Whole numbers as int64, contiguous."""
+    tensor = _seen(op, name, array)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is library(op).bool:
+        raise DtypeError(f"{op}: {name} has dtype {tensor.dtype}, should be int64")
+    return tensor.to(library(op).int64).contiguous()
+
+
+def bools(op: str, name: str, array: Any) -> Any:
+    """A mask."""
+    tensor = _seen(op, name, array)
+    if tensor.dtype is not library(op).bool:
+        raise DtypeError(f"{op}: {name} has dtype {tensor.dtype}, should be bool")
+    return tensor
+
+
+def like(array: Any, result: Any) -> Any:
+    """A result in the library of the array that was asked with, without a copy."""
+    if isinstance(array, library("like").Tensor):
+        return result
+    return sys.modules[type(array).__module__.split(".")[0]].from_dlpack(result)
+
+
+def _seen(op: str, name: str, array: Any) -> Any:
+    """The array as a detached tensor, where it lies."""
+    torch = library(op)
+    if isinstance(array, torch.Tensor):
+        return array.detach()
+    if arrays.place(array) == "cpu":
+        raise BackendError(f"{op}: {name} is not a tensor, should be one on the others' device")
+    return torch.from_dlpack(array)

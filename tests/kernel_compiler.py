@@ -1,0 +1,122 @@
+"""Compile kernels for GPUs that are not there, and read what came out.
+
+`python tests/kernel_compiler.py --write` compiles everything and writes table.json; with names of
+variants it prints their measures. It must not run where kernels are interpreted.
+"""
+
+import ast
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+TABLE = HERE / "kernels" / "table.json"
+sys.path.insert(0, str(HERE))
+
+from kernel_variants import ARCHITECTURES, VARIANTS  # noqa: E402
+
+# Counted in the disassembly: multiplies, fused floats, local memory, and what the rest is made of.
+COUNTED = ("IMMA", "IGMMA", "HMMA", "HGMMA", "FFMA", "LDL", "STL", "LDG", "LDGSTS", "SHFL", "BAR")
+
+
+def digest(name):
+    """A hash of everything that decides what a variant compiles to, but for the compiler."""
+    variant = VARIANTS[name]
+    sources = sorted((HERE.parent / "kernels").glob("*.py"))
+    # Launchers are not compiled; neither are words.
+    texts = [_bare(path.read_text()) for path in sources if "@triton.jit" in path.read_text()]
+    return hashlib.sha256("".join([*texts, repr(variant)]).encode()).hexdigest()[:16]
+
+
+def _bare(source):
+    """The code of a module, without comments and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def build(name, architecture):
+    """Measures of one variant: registers, stack, shared memory, instructions, and its PTX."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    variant = VARIANTS[name]
+    module, function = variant.kernel.split(".")
+    kernel = getattr(importlib.import_module(f"memcore.kernels.{module}"), function)
+    signature, constants, hints = {}, {}, {}
+    for i, parameter in enumerate(kernel.params):
+        kind = variant.types.get(parameter.name)
+        if parameter.name in variant.constants:
+            signature[parameter.name] = "constexpr"
+            constants[(i,)] = variant.constants[parameter.name]
+        elif kind in (None, "1"):
+            signature[parameter.name] = "constexpr"
+            constants[(i,)] = None if kind is None else 1
+        else:
+            signature[parameter.name] = kind.rstrip("!")
+            if kind.endswith("!"):
+                hints[(i,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, hints)
+    target = GPUTarget("cuda", architecture, 32)
+    compiled = triton.compile(source, target=target, options=dict(variant.options))
+    tools = Path(inspect.getfile(triton)).parent / "backends" / "nvidia" / "bin"
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        usage, code = (_dump(tools, flag, cubin) for flag in ("-res-usage", "-sass"))
+    sizes = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
+    names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", code)
+    counts = Counter(names)
+    ptx = compiled.asm["ptx"]
+    return {
+        "registers": int(sizes["REG"]),
+        "stack": int(sizes["STACK"]) + int(sizes["LOCAL"]),
+        "shared": compiled.metadata.shared,
+        "instructions": len(names),
+        "counts": {each: counts[each] for each in COUNTED if counts[each]},
+        "inexact": sorted(set(re.findall(r"\b(?:fma\.\S*f32|\S+\.approx\S*|\S+\.ftz\S*)", ptx))),
+    }
+
+
+def _dump(tools, flag, cubin):
+    return subprocess.run(
+        [tools / "cuobjdump", flag, cubin],
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def measure(names):
+    """The table's rows of these variants, for every architecture."""
+    return {
+        name: {
+            "digest": digest(name),
+            **{f"sm_{each}": build(name, each) for each in ARCHITECTURES},
+        }
+        for name in names
+    }
+
+
+if __name__ == "__main__":
+    chosen = [name for name in sys.argv[1:] if name != "--write"] or list(VARIANTS)
+    rows = measure(chosen)
+    if "--write" in sys.argv:
+        before = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+        rows = {name: {**before, **rows}[name] for name in VARIANTS if name in {**before, **rows}}
+        lines = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()]
+        TABLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    else:
+        print(json.dumps(rows))
