@@ -133,6 +133,7 @@ void FamilySearch::share(int64_t p, int64_t n, std::vector<int32_t>& members,
     if (n_left > 0 && n > 1) {
       // Not all share all of these pages: look for what they share one page at a time.
       members.insert(members.end(), subset_.begin(), subset_.end());
+      std::sort(members.begin(), members.end());
       std::vector<int32_t> here;
       for (int64_t b = p; b < p + n; ++b) {
         here.clear();
