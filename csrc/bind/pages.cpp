@@ -6,9 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "check.h"
 #include "module.h"
 #include "pages_binding.h"
+#include "watched.h"
 
 namespace py = pybind11;
 
@@ -86,18 +88,24 @@ Item* output(const char* op, const char* name, py::array& array, int64_t n_items
   return static_cast<Item*>(array.mutable_data());
 }
 
+// Runs a write of n rows; one that takes more than some 10 ms answers Ctrl-C.
+template <class Work>
+void write(const Pages& pages, int64_t n, const Work& work) {
+  constexpr int64_t kManyRows = 1 << 15;
+  constexpr int64_t kManyBytes = int64_t{1} << 25;
+  if (n < kManyRows && n * pages.slab().row_bytes() < kManyBytes) {
+    const py::gil_scoped_release release;
+    Interrupt never(nullptr);
+    return work(never);
+  }
+  watched(work);
+}
+
 DType parse_dtype(const std::string& name) {
   if (name == "float32") return DType::kFloat32;
   if (name == "float16") return DType::kFloat16;
   if (name == "bfloat16") return DType::kBFloat16;
   fail(ErrorKind::kDtype, "Pages: dtype is \"", name, "\", should be float32, float16 or bfloat16");
-}
-
-Metric parse_metric(const std::string& name) {
-  if (name == "dot") return Metric::kDot;
-  if (name == "cosine") return Metric::kCosine;
-  if (name == "l2") return Metric::kL2;
-  fail(ErrorKind::kInput, "Pages: metric is \"", name, "\", should be dot, cosine or l2");
 }
 
 std::unique_ptr<Pages> make(std::optional<int64_t> dim, const std::string& dtype,
@@ -139,8 +147,9 @@ void check(Pages& pages, const std::string& op, const std::optional<py::array>& 
   const std::optional<VectorsView> rows = vectors_view(op.c_str(), vectors);
   const CellsArg cells(op.c_str(), columns);
   const int64_t n = rows ? rows->n_rows : cells.arrays.empty() ? 0 : cells.arrays[0].view.size;
-  const py::gil_scoped_release release;
-  pages.check(op.c_str(), n, rows ? &*rows : nullptr, cells.views);
+  write(pages, n, [&](Interrupt& interrupt) {
+    pages.check(op.c_str(), n, rows ? &*rows : nullptr, cells.views, interrupt);
+  });
 }
 
 py::array_t<int64_t> add(Pages& pages, const py::array& handles,
@@ -161,9 +170,10 @@ py::array_t<int64_t> add(Pages& pages, const py::array& handles,
                 " entries, should have ", n);
   py::array_t<int64_t> added(n);
   int64_t* out = added.mutable_data();
-  const py::gil_scoped_release release;
-  pages.add(banks.view, chosen ? &chosen->view : nullptr, n, rows ? &*rows : nullptr, cells.views,
-            out);
+  write(pages, n, [&](Interrupt& interrupt) {
+    pages.add(banks.view, chosen ? &chosen->view : nullptr, n, rows ? &*rows : nullptr, cells.views,
+              interrupt, out);
+  });
   return added;
 }
 
@@ -178,8 +188,10 @@ py::array_t<bool> update(Pages& pages, const py::array& handles, const py::array
   check_handles("update", banks, n);
   py::array_t<bool> found(n);
   bool* out = found.mutable_data();
-  const py::gil_scoped_release release;
-  pages.update(banks.view, wanted.view, n, rows ? &*rows : nullptr, cells.views, skip, out);
+  write(pages, n, [&](Interrupt& interrupt) {
+    pages.update(banks.view, wanted.view, n, rows ? &*rows : nullptr, cells.views, skip, interrupt,
+                 out);
+  });
   return found;
 }
 
@@ -187,10 +199,12 @@ py::array_t<bool> remove(Pages& pages, const py::array& handles, const py::array
   const Int64Arg banks("delete", "handles", handles);
   const Int64Arg wanted("delete", "ids", ids);
   check_handles("delete", banks, wanted.view.size);
-  py::array_t<bool> found(wanted.view.size);
+  const int64_t n = wanted.view.size;
+  py::array_t<bool> found(n);
   bool* out = found.mutable_data();
-  const py::gil_scoped_release release;
-  pages.remove(banks.view, wanted.view, wanted.view.size, skip, out);
+  write(pages, n, [&](Interrupt& interrupt) {
+    pages.remove(banks.view, wanted.view, n, skip, interrupt, out);
+  });
   return found;
 }
 
@@ -217,8 +231,9 @@ py::array_t<bool> get(Pages& pages, const py::array& handles, const py::array& i
     cells.push_back(column ? output<int64_t>("get", "columns", *column, n) : nullptr);
   py::array_t<bool> found(n);
   bool* out = found.mutable_data();
-  const py::gil_scoped_release release;
-  pages.get(banks.view, wanted.view, n, skip, vectors_out, cells, out);
+  interruptible([&](Interrupt& interrupt) {
+    pages.get(banks.view, wanted.view, n, skip, vectors_out, cells, interrupt, out);
+  });
   return found;
 }
 
@@ -228,8 +243,9 @@ py::array_t<bool> contains(Pages& pages, const py::array& handles, const py::arr
   check_handles("contains", banks, wanted.view.size);
   py::array_t<bool> found(wanted.view.size);
   bool* out = found.mutable_data();
-  const py::gil_scoped_release release;
-  pages.contains(banks.view, wanted.view, wanted.view.size, out);
+  interruptible([&](Interrupt& interrupt) {
+    pages.contains(banks.view, wanted.view, wanted.view.size, interrupt, out);
+  });
   return found;
 }
 
@@ -284,6 +300,15 @@ py::array_t<int64_t> dead_refs(Pages& pages, int64_t column) {
   return as_array(dead);
 }
 
+py::array_t<bool> holds(Pages& pages, int64_t column, const py::array& numbers) {
+  const Int64Arg named("holds", "numbers", numbers);
+  py::array_t<bool> held(named.view.size);
+  bool* out = held.mutable_data();
+  const py::gil_scoped_release release;
+  pages.holds(column, named.view, out);
+  return held;
+}
+
 py::array_t<int64_t> page_table(Pages& pages, int64_t handle) {
   std::vector<int64_t> table;
   {
@@ -333,6 +358,7 @@ void register_pages(py::module_& m) {
       .def("fork", &fork, arg("handles"), arg("n"))
       .def("copy_from", &copy_from, arg("handles"), arg("sources"))
       .def("dead_refs", &dead_refs, arg("column"))
+      .def("holds", &holds, arg("column"), arg("numbers"), "Which of these numbers are in rows.")
       .def("compact", without_gil(&Pages::compact))
       .def("page_table", &page_table, arg("handle"),
            "The pages of a bank, in order of its rows. For tests.")

@@ -22,6 +22,12 @@ class Interrupt {
   // Ask every few thousand rows. Throws Stopped.
   void poll();
 
+  // For a thread that waits while others work, and poll.
+  void watch() {
+    if (check_ != nullptr && check_()) stopped_.store(true, std::memory_order_relaxed);
+  }
+  bool is_stopped() const { return stopped_.load(std::memory_order_relaxed); }
+
  private:
   bool asks();
 

@@ -77,7 +77,7 @@ int64_t first_repeated_bank(const Batch& batch) {
   return first;
 }
 
-int64_t first_repeated(const Batch& batch, const Int64View& ids) {
+int64_t first_repeated(const Batch& batch, const Int64View& ids, Interrupt& interrupt) {
   int64_t first = -1;
   const auto offer = [&](int64_t position) {
     if (first < 0 || position < first) first = position;
@@ -99,7 +99,12 @@ int64_t first_repeated(const Batch& batch, const Int64View& ids) {
     if (ascending) continue;
     sorted.clear();
     for (int64_t i = 0; i < n; ++i) sorted.emplace_back(ids[order[i]], order[i]);
-    std::sort(sorted.begin(), sorted.end());
+    // 2^16 comparisons take a millisecond or two.
+    uint16_t n_compared = 0;
+    std::sort(sorted.begin(), sorted.end(), [&](const auto& a, const auto& b) {
+      if (++n_compared == 0) interrupt.poll();
+      return a < b;
+    });
     for (int64_t i = 1; i < n; ++i) {
       if (sorted[i - 1].first == sorted[i].first) offer(sorted[i].second);
     }

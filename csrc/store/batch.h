@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "banks.h"
+#include "threads.h"
 
 namespace memcore {
 
@@ -35,6 +36,6 @@ int64_t first_repeated_bank(const Batch& batch);
 
 // The first position, in order of the call, whose id an earlier position of the same bank has too;
 // or -1.
-int64_t first_repeated(const Batch& batch, const Int64View& ids);
+int64_t first_repeated(const Batch& batch, const Int64View& ids, Interrupt& interrupt);
 
 }  // namespace memcore

@@ -32,6 +32,9 @@ class RefCounts {
     if (number >= 0) ++counts_[number];
   }
   void release(int64_t number) noexcept;
+  bool holds(int64_t number) const {
+    return number >= 0 && number < n_numbers() && counts_[number] > 0;
+  }
 
   // The numbers that fell to zero since the last call and are still there, ascending.
   std::vector<int64_t> take_dead();

@@ -17,6 +17,9 @@ constexpr int64_t kMaxRef = int64_t{1} << 31;
 
 using WriteLock = std::unique_lock<RwLock>;
 
+// Loops of a few dozen ns a turn ask this often.
+constexpr int64_t kPolledTurns = 4096;
+
 constexpr int64_t n_pages_for(int64_t n_rows) { return (n_rows + kPageRows - 1) / kPageRows; }
 
 // The first position at which a batch is wrong, whatever order the groups are looked at.
@@ -42,9 +45,9 @@ void check_vectors(const Slab& slab, const VectorsView* vectors, int64_t n, bool
 }
 
 std::optional<IncomingVectors> take_vectors(const Slab& slab, const VectorsView* vectors,
-                                            const char* op) {
+                                            const char* op, Interrupt& interrupt) {
   if (vectors == nullptr) return std::nullopt;
-  return std::optional<IncomingVectors>(std::in_place, *vectors, slab, op);
+  return std::optional<IncomingVectors>(std::in_place, *vectors, slab, op, interrupt);
 }
 
 // The ids of new rows: the caller's or the next ones. Groups get the gaps that their bank has
@@ -67,7 +70,8 @@ void choose_ids(const Batch& batch, const Banks& banks, int64_t* ids, NewIds& ch
   }
 }
 
-void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, NewIds& chosen) {
+void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, NewIds& chosen,
+               Interrupt& interrupt) {
   FirstBad negative;
   FirstBad used;
   for (int64_t group = 0; group < batch.n_groups(); ++group) {
@@ -86,7 +90,7 @@ void check_ids(const Batch& batch, const Banks& banks, const Int64View& ids, New
                 negative.position, ") is negative, should be at least 0");
   MEMCORE_CHECK(used.position < 0, kInput, "add: id ", ids[used.position], " (position ",
                 used.position, ") was used before, should be one that its bank never had");
-  const int64_t repeated = first_repeated(batch, ids);
+  const int64_t repeated = first_repeated(batch, ids, interrupt);
   MEMCORE_CHECK(repeated < 0, kInput, "add: id ", ids[repeated], " (position ", repeated,
                 ") is repeated, should be given once for each bank");
 
@@ -142,15 +146,17 @@ void Pages::write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is
   }
 }
 
-void Pages::check(const char* op, int64_t n, const VectorsView* vectors, const CellsView& cells) {
+void Pages::check(const char* op, int64_t n, const VectorsView* vectors, const CellsView& cells,
+                  Interrupt& interrupt) {
   const WriteLock hold(lock_);
   check_vectors(slab_, vectors, n, false, op);
-  take_vectors(slab_, vectors, op);
+  take_vectors(slab_, vectors, op, interrupt);
   check_cells(op, n, cells);
 }
 
 void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,
-                const VectorsView* vectors, const CellsView& cells, int64_t* ids_out) {
+                const VectorsView* vectors, const CellsView& cells, Interrupt& interrupt,
+                int64_t* ids_out) {
   const WriteLock hold(lock_);
   check_vectors(slab_, vectors, n, true, "add");
   const Batch batch = group_by_bank(banks_, handles, n, "add");
@@ -159,10 +165,10 @@ void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,
   if (ids == nullptr) {
     choose_ids(batch, banks_, ids_out, chosen);
   } else {
-    check_ids(batch, banks_, *ids, chosen);
+    check_ids(batch, banks_, *ids, chosen, interrupt);
     for (int64_t i = 0; i < n; ++i) ids_out[i] = (*ids)[i];
   }
-  const auto incoming = take_vectors(slab_, vectors, "add");
+  const auto incoming = take_vectors(slab_, vectors, "add", interrupt);
   check_cells("add", n, cells);
 
   // New rows go behind the last one.
@@ -171,23 +177,34 @@ void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,
   for (int64_t group = 0; group < batch.n_groups(); ++group) {
     const int32_t index = batch.banks[group];
     Bank& bank = banks_[index];
-    const int64_t n_after = bank.n_rows + batch.begins[group + 1] - batch.begins[group];
+    const int64_t n_new = batch.begins[group + 1] - batch.begins[group];
+    const int64_t n_after = bank.n_rows + n_new;
     bank.pages.reserve(n_pages_for(n_after));
-    const bool has_map = plan.need_map(index, n_after);
+    const bool has_map = plan.need_map(index, n_after, n_new);
     if (bank.n_rows % kPageRows != 0) {
       plan.own_page(index, bank.n_rows / kPageRows, static_cast<int>(bank.n_rows % kPageRows));
     }
     for (int64_t row = bank.n_rows; row < n_after; ++row) {
       const int64_t position = batch.order[batch.begins[group] + row - bank.n_rows];
       if (row % kPageRows == 0) plan.append_page(index);
+      if (row % kPolledTurns == 0) interrupt.poll();
       slots[position] = slot_of(bank.pages[row / kPageRows], row % kPageRows);
       if (has_map) plan.map_id(index, ids_out[position], row);
     }
   }
   plan.seal();
+  // Nobody sees these slots before the banks' counts change.
+  if (incoming) {
+    plan.expect_rows();
+    try {
+      incoming->write(slots, batch.order, interrupt);
+    } catch (...) {
+      wipe_last_pages(batch, slots);
+      throw;
+    }
+  }
 
   run(plan);
-  if (incoming) incoming->write(slots, batch.order);
   for (const int64_t position : batch.order) {
     slab_.mark_stale(slots[position]);
     slab_.ids(page_of(slots[position]))[lane_of(slots[position])] = ids_out[position];
@@ -202,16 +219,27 @@ void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,
   }
 }
 
+// Takes back the vectors of new rows that went to pages with rows of before.
+void Pages::wipe_last_pages(const Batch& batch, const std::vector<int64_t>& slots) const noexcept {
+  for (int64_t group = 0; group < batch.n_groups(); ++group) {
+    const int64_t n_free = n_pages_for(banks_[batch.banks[group]].n_rows) * kPageRows -
+                           banks_[batch.banks[group]].n_rows;
+    const int64_t end = std::min(batch.begins[group + 1], batch.begins[group] + n_free);
+    for (int64_t i = batch.begins[group]; i < end; ++i) slab_.wipe_vector(slots[batch.order[i]]);
+  }
+}
+
 void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n,
-                   const VectorsView* vectors, const CellsView& cells, bool skip, bool* found) {
+                   const VectorsView* vectors, const CellsView& cells, bool skip,
+                   Interrupt& interrupt, bool* found) {
   const WriteLock hold(lock_);
   check_vectors(slab_, vectors, n, false, "update");
   const Batch batch = group_by_bank(banks_, handles, n, "update");
-  const int64_t repeated = first_repeated(batch, ids);
+  const int64_t repeated = first_repeated(batch, ids, interrupt);
   MEMCORE_CHECK(repeated < 0, kInput, "update: id ", ids[repeated], " (position ", repeated,
                 ") is repeated, should be given once for each bank");
-  const std::vector<int64_t> rows = find_rows(batch, ids, skip, "update");
-  const auto incoming = take_vectors(slab_, vectors, "update");
+  const std::vector<int64_t> rows = find_rows(batch, ids, skip, "update", interrupt);
+  const auto incoming = take_vectors(slab_, vectors, "update", interrupt);
   check_cells("update", n, cells);
 
   Plan plan(slab_, banks_);
@@ -222,6 +250,7 @@ void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n,
     for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i) {
       const int64_t row = rows[batch.order[i]];
       slots[batch.order[i]] = -1;
+      if (i % kPolledTurns == 0) interrupt.poll();
       if (row < 0) continue;
       const int64_t page = row / kPageRows;
       plan.own_page(index, page,
@@ -243,24 +272,25 @@ void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n,
 }
 
 void Pages::remove(const Int64View& handles, const Int64View& ids, int64_t n, bool skip,
-                   bool* found) {
+                   Interrupt& interrupt, bool* found) {
   const WriteLock hold(lock_);
   const Batch batch = group_by_bank(banks_, handles, n, "delete");
-  const int64_t repeated = first_repeated(batch, ids);
+  const int64_t repeated = first_repeated(batch, ids, interrupt);
   MEMCORE_CHECK(repeated < 0, kInput, "delete: id ", ids[repeated], " (position ", repeated,
                 ") is repeated, should be given once for each bank");
-  const std::vector<int64_t> rows = find_rows(batch, ids, skip, "delete");
+  const std::vector<int64_t> rows = find_rows(batch, ids, skip, "delete", interrupt);
 
   Plan plan(slab_, banks_);
   std::vector<int64_t> n_removed(batch.n_groups());
   std::vector<int64_t> removed;
   for (int64_t group = 0; group < batch.n_groups(); ++group) {
     removed.clear();
+    if (group % kPolledTurns == 0) interrupt.poll();
     for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i) {
       if (rows[batch.order[i]] >= 0) removed.push_back(rows[batch.order[i]]);
     }
     std::sort(removed.begin(), removed.end());
-    plan_removal(plan, batch.banks[group], removed);
+    plan_removal(plan, batch.banks[group], removed, interrupt);
     n_removed[group] = static_cast<int64_t>(removed.size());
   }
   plan.seal();
@@ -276,13 +306,16 @@ void Pages::remove(const Int64View& handles, const Int64View& ids, int64_t n, bo
 }
 
 // The last rows that stay move into the holes before them. removed: rows, ascending.
-void Pages::plan_removal(Plan& plan, int32_t index, const std::vector<int64_t>& removed) const {
+void Pages::plan_removal(Plan& plan, int32_t index, const std::vector<int64_t>& removed,
+                         Interrupt& interrupt) const {
   if (removed.empty()) return;
   const Bank& bank = banks_[index];
   const int64_t n_left = bank.n_rows - static_cast<int64_t>(removed.size());
-  const bool has_map = bank.id_map != nullptr;
+  const bool has_map = plan.need_map(index, n_left, static_cast<int64_t>(removed.size()));
   if (has_map) {
+    int64_t n_unmapped = 0;
     for (const int64_t row : removed) {
+      if (++n_unmapped % kPolledTurns == 0) interrupt.poll();
       plan.unmap_id(index, slab_.ids(bank.pages[row / kPageRows])[row % kPageRows]);
     }
   }
@@ -300,6 +333,7 @@ void Pages::plan_removal(Plan& plan, int32_t index, const std::vector<int64_t>& 
     const int64_t page = row / kPageRows;
     const int lane = static_cast<int>(row % kPageRows);
     const bool is_wiped = wipes && page == end_page;
+    if (row % kPolledTurns == 0) interrupt.poll();
     if (gone != removed.end() && *gone == row) {
       if (is_wiped) plan.wipe(slot_of(end_before, lane));
       ++gone;

@@ -126,6 +126,13 @@ std::vector<int64_t> Pages::dead_refs(int64_t column) {
   return refs_[column].take_dead();
 }
 
+void Pages::holds(int64_t column, const Int64View& numbers, bool* out) {
+  const ReadLock hold(lock_);
+  MEMCORE_CHECK(column >= 0 && column < slab_.n_columns() && kinds_[column] == ColumnKind::kRef,
+                kInput, "holds: column is ", column, ", should be a ref column");
+  for (int64_t i = 0; i < numbers.size; ++i) out[i] = refs_[column].holds(numbers[i]);
+}
+
 int64_t Pages::nbytes() {
   const ReadLock hold(lock_);
   int64_t n_bytes = slab_.nbytes() + banks_.nbytes();

@@ -38,18 +38,23 @@ class Pages {
   void alive(const Int64View& handles, bool* out);
 
   // Throws what add or update would for these rows, whatever banks they go to.
-  void check(const char* op, int64_t n, const VectorsView* vectors, const CellsView& cells);
+  void check(const char* op, int64_t n, const VectorsView* vectors, const CellsView& cells,
+             Interrupt& interrupt);
 
+  // Writes may be stopped until they change anything that can be seen, which then goes on to the
+  // end. They poll with the lock held: nobody who polls may ask for the GIL.
   // ids: nullptr draws them from each bank's counter. vectors: nullptr where dim is 0.
   void add(const Int64View& handles, const Int64View* ids, int64_t n, const VectorsView* vectors,
-           const CellsView& cells, int64_t* ids_out);
+           const CellsView& cells, Interrupt& interrupt, int64_t* ids_out);
   void update(const Int64View& handles, const Int64View& ids, int64_t n, const VectorsView* vectors,
-              const CellsView& cells, bool skip, bool* found);
-  void remove(const Int64View& handles, const Int64View& ids, int64_t n, bool skip, bool* found);
+              const CellsView& cells, bool skip, Interrupt& interrupt, bool* found);
+  void remove(const Int64View& handles, const Int64View& ids, int64_t n, bool skip,
+              Interrupt& interrupt, bool* found);
   // vectors (n, dim) in the bank's dtype, or nullptr; cells: one (n,) array per column, or nullptr.
   void get(const Int64View& handles, const Int64View& ids, int64_t n, bool skip, uint8_t* vectors,
-           const std::vector<int64_t*>& cells, bool* found);
-  void contains(const Int64View& handles, const Int64View& ids, int64_t n, bool* found);
+           const std::vector<int64_t*>& cells, Interrupt& interrupt, bool* found);
+  void contains(const Int64View& handles, const Int64View& ids, int64_t n, Interrupt& interrupt,
+                bool* found);
   void count(const Int64View& handles, int64_t* out);
   std::vector<int64_t> ids(int64_t handle);
 
@@ -59,6 +64,8 @@ class Pages {
   void copy_from(const Int64View& handles, const Int64View& sources);
 
   std::vector<int64_t> dead_refs(int64_t column);
+  // Which of these numbers are in rows.
+  void holds(int64_t column, const Int64View& numbers, bool* out);
   void compact();
 
   // For tests: the page numbers of a bank, and all bytes of a page.
@@ -93,15 +100,17 @@ class Pages {
   void count_refs(int64_t slot, int sign) noexcept {
     count_refs(page_of(slot), lane_of(slot), lane_of(slot) + 1, sign);
   }
+  void wipe_last_pages(const Batch& batch, const std::vector<int64_t>& slots) const noexcept;
   void write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is_new) noexcept;
   void check_cells(const char* op, int64_t n, const CellsView& cells);
 
   // rows (n,): the row of each (bank, id), -1 where there is none; that throws unless skip.
   std::vector<int64_t> find_rows(const Batch& batch, const Int64View& ids, bool skip,
-                                 const char* op) const;
+                                 const char* op, Interrupt& interrupt) const;
   int64_t find_row(const Bank& bank, int64_t id) const;
   void prefetch_ids(const Bank& bank) const;
-  void plan_removal(Plan& plan, int32_t bank, const std::vector<int64_t>& removed) const;
+  void plan_removal(Plan& plan, int32_t bank, const std::vector<int64_t>& removed,
+                    Interrupt& interrupt) const;
 
   Slab slab_;
   Metric metric_;

@@ -5,6 +5,9 @@
 namespace memcore {
 namespace {
 
+// From this many on, taking changes of an id map back would take longer than copying it.
+constexpr int64_t kManyChanges = 4096;
+
 // Room for one more item, so that the next push_back cannot fail.
 template <typename Item>
 void make_room(std::vector<Item>& items) {
@@ -38,19 +41,22 @@ void Plan::cut_pages(int32_t bank, int64_t position) {
   if (position < banks_[bank].pages.size()) cuts_.push_back({bank, position});
 }
 
-bool Plan::need_map(int32_t bank, int64_t n_rows) {
-  Bank& owner = banks_[bank];
-  if (owner.id_map || n_rows <= kScanRows || owner.is_list) return owner.id_map != nullptr;
-  auto id_map = std::make_unique<IdMap>();
-  for (int64_t row = 0; row < owner.n_rows; ++row) {
-    id_map->insert(slab_.ids(owner.pages[row / kPageRows])[row % kPageRows], row);
+bool Plan::need_map(int32_t bank, int64_t n_rows, int64_t n_changes) {
+  const Bank& owner = banks_[bank];
+  if (owner.is_list || (!owner.id_map && n_rows <= kScanRows)) return false;
+  if (owner.id_map && n_changes < kManyChanges) return true;
+  drafts_.reserve(drafts_.size() + 1);
+  auto id_map = owner.id_map ? std::make_unique<IdMap>(*owner.id_map) : std::make_unique<IdMap>();
+  if (!owner.id_map) {
+    for (int64_t row = 0; row < owner.n_rows; ++row)
+      id_map->insert(slab_.ids(owner.pages[row / kPageRows])[row % kPageRows], row);
   }
-  // A map more than needed does no harm if the plan is dropped.
-  owner.id_map = std::move(id_map);
+  drafts_.push_back({bank, std::move(id_map)});
   return true;
 }
 
 void Plan::map_id(int32_t bank, int64_t id, int64_t row) {
+  if (IdMap* draft = draft_of(bank)) return draft->insert(id, row);
   mapped_.push_back({bank, id, row});
   try {
     banks_[bank].id_map->insert(id, row);
@@ -61,6 +67,15 @@ void Plan::map_id(int32_t bank, int64_t id, int64_t row) {
 }
 
 void Plan::remap_id(int32_t bank, int64_t id, int64_t row) {
+  if (IdMap* draft = draft_of(bank)) {
+    draft->own(id);
+    if (row < 0) {
+      draft->erase(id);
+    } else {
+      draft->set(id, row);
+    }
+    return;
+  }
   banks_[bank].id_map->own(id);
   remapped_.push_back({bank, id, row});
 }
@@ -85,6 +100,7 @@ const std::vector<Plan::FreedPage>& Plan::commit() noexcept {
     }
     pages.shrink(cut.position);
   }
+  for (Draft& draft : drafts_) banks_[draft.bank].id_map.swap(draft.id_map);
   for (const MapChange& change : remapped_) {
     IdMap& id_map = *banks_[change.bank].id_map;
     if (change.row < 0) {
@@ -103,7 +119,7 @@ Plan::~Plan() {
   }
   for (auto edit = edits_.rbegin(); edit != edits_.rend(); ++edit) {
     PageTable& pages = banks_[edit->bank].pages;
-    slab_.give_back(pages[edit->position]);
+    slab_.give_back(pages[edit->position], !has_rows_);
     if (edit->old_page < 0) {
       pages.shrink(edit->position);
     } else {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "banks.h"
@@ -47,12 +48,16 @@ class Plan {
   void wipe(int64_t slot) { wipes_.push_back(slot); }
 
   // Gives a bank its map from ids to rows, if it needs one for n_rows rows. Returns whether it has
-  // one.
-  bool need_map(int32_t bank, int64_t n_rows);
-  // Changes to that map: a new id, at once; another row or none for an old one, at commit.
+  // one. Many changes are made to a copy, which shares what does not change and is cheap to drop.
+  bool need_map(int32_t bank, int64_t n_rows, int64_t n_changes);
+  // Changes to that map: a new id, at once; another row or none for an old one, at commit or in the
+  // copy.
   void map_id(int32_t bank, int64_t id, int64_t row);
   void remap_id(int32_t bank, int64_t id, int64_t row);
   void unmap_id(int32_t bank, int64_t id) { remap_id(bank, id, -1); }
+
+  // Rows are written before commit: the plan's pages are not wiped if it is dropped.
+  void expect_rows() { has_rows_ = true; }
 
   // Reserves what commit needs. Call it last, before commit.
   void seal();
@@ -82,18 +87,29 @@ class Plan {
     int64_t row;
   };
 
+  struct Draft {
+    int32_t bank;
+    std::unique_ptr<IdMap> id_map;
+  };
+
   int32_t lanes_in_use(int32_t bank, int64_t position) const;
+  // The copy of a bank's map, if it has one; banks come one after the other.
+  IdMap* draft_of(int32_t bank) const {
+    return drafts_.empty() || drafts_.back().bank != bank ? nullptr : drafts_.back().id_map.get();
+  }
 
   Slab& slab_;
   Banks& banks_;
   std::vector<Edit> edits_;
   std::vector<Cut> cuts_;
+  std::vector<Draft> drafts_;
   std::vector<MapChange> mapped_;
   std::vector<MapChange> remapped_;
   std::vector<Copy> copies_;
   std::vector<Move> moves_;
   std::vector<int64_t> wipes_;
   std::vector<FreedPage> freed_;
+  bool has_rows_ = false;
   bool committed_ = false;
 };
 

@@ -26,13 +26,14 @@ void check_found(const int64_t* rows, int64_t n, const Int64View& ids, const cha
 }  // namespace
 
 std::vector<int64_t> Pages::find_rows(const Batch& batch, const Int64View& ids, bool skip,
-                                      const char* op) const {
+                                      const char* op, Interrupt& interrupt) const {
   std::vector<int64_t> rows(batch.order.size());
   for_tasks(batch.n_groups(), kTaskBanks, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t group = begin; group < end; ++group) {
       if (group + 1 < end) prefetch_ids(banks_[batch.banks[group + 1]]);
       const Bank& bank = banks_[batch.banks[group]];
       for (int64_t i = batch.begins[group]; i < batch.begins[group + 1]; ++i) {
+        if (i % kTaskRows == 0) interrupt.poll();
         rows[batch.order[i]] = find_row(bank, ids[batch.order[i]]);
       }
     }
@@ -50,18 +51,22 @@ void Pages::prefetch_ids(const Bank& bank) const {
   }
 }
 
-void Pages::contains(const Int64View& handles, const Int64View& ids, int64_t n, bool* found) {
+void Pages::contains(const Int64View& handles, const Int64View& ids, int64_t n,
+                     Interrupt& interrupt, bool* found) {
   const ReadLock hold(lock_);
   for (int64_t i = 0; i < n; ++i) {
+    if (i % kTaskRows == 0) interrupt.poll();
     found[i] = find_row(banks_[find_bank(banks_, handles, i, "contains")], ids[i]) >= 0;
   }
 }
 
 void Pages::get(const Int64View& handles, const Int64View& ids, int64_t n, bool skip,
-                uint8_t* vectors, const std::vector<int64_t*>& cells, bool* found) {
+                uint8_t* vectors, const std::vector<int64_t*>& cells, Interrupt& interrupt,
+                bool* found) {
   const ReadLock hold(lock_);
   std::vector<int64_t> slots(n);
   for (int64_t i = 0; i < n; ++i) {
+    if (i % kTaskRows == 0) interrupt.poll();
     const Bank& bank = banks_[find_bank(banks_, handles, i, "get")];
     const int64_t row = find_row(bank, ids[i]);
     slots[i] = row < 0 ? -1 : slot_of(bank.pages[row / kPageRows], row % kPageRows);
@@ -70,6 +75,7 @@ void Pages::get(const Int64View& handles, const Int64View& ids, int64_t n, bool 
 
   const int64_t row_bytes = slab_.row_bytes();
   for_tasks(n, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
+    interrupt.poll();
     for (int64_t i = begin; i < end; ++i) {
       found[i] = slots[i] >= 0;
       if (vectors != nullptr && found[i])

@@ -247,6 +247,7 @@ void score_pages(Pages& pages, const Int64View& handles, const Queries& queries,
     int64_t n = 0;
     for (int64_t i = 0; i < n_ids; ++i) {
       const int64_t id = ids[q * n_ids + i];
+      if (i % kScoreRows == 0) interrupt.poll();
       scores[q * n_ids + i] = -std::numeric_limits<float>::infinity();
       if (id < 0) continue;
       rows[n] = pages.find_row(handles[q], id);
@@ -255,6 +256,7 @@ void score_pages(Pages& pages, const Int64View& handles, const Queries& queries,
       at[n++] = q * n_ids + i;
     }
     for (int64_t begin = 0; begin < n; begin += kScoreRows) {
+      interrupt.poll();
       canonical_scores(queries, q, source, rows.data() + begin, std::min(kScoreRows, n - begin),
                        found.data() + begin);
     }

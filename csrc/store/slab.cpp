@@ -106,6 +106,7 @@ int32_t Slab::take() {
   if (!free_.empty()) {
     page = free_.back();
     free_.pop_back();
+    if (n_references_[page] == kUnwiped) wipe_page_vectors(page, kPageRows);
   } else {
     if (n_pages_ == capacity_) add_chunk();
     page = static_cast<int32_t>(n_pages_++);
@@ -116,8 +117,8 @@ int32_t Slab::take() {
   return page;
 }
 
-void Slab::give_back(int32_t page) noexcept {
-  n_references_[page] = 0;
+void Slab::give_back(int32_t page, bool is_wiped) noexcept {
+  n_references_[page] = is_wiped ? 0 : kUnwiped;
   free_.push_back(page);
 }
 
@@ -185,8 +186,13 @@ void Slab::wipe_page_cells(int32_t page) const {
 }
 
 void Slab::trim() {
+  for (const int32_t page : free_) {
+    if (n_references_[page] != kUnwiped) continue;
+    wipe_page_vectors(page, kPageRows);
+    n_references_[page] = 0;
+  }
   // Pages above the highest one in use are free: forget them.
-  while (n_pages_ > 0 && n_references_[n_pages_ - 1] == 0) --n_pages_;
+  while (n_pages_ > 0 && n_references_[n_pages_ - 1] <= 0) --n_pages_;
   std::erase_if(free_,
                 [this](int32_t page) { return page >= n_pages_ || n_references_[page] > 0; });
   while (!chunks_.empty() && chunks_.back().first >= n_pages_) {

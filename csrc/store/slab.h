@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -55,7 +56,7 @@ class Slab {
   }
   uint8_t* row(int64_t slot) const { return rows(page_of(slot)) + lane_of(slot) * row_bytes_; }
 
-  int32_t n_references(int32_t page) const { return n_references_[page]; }
+  int32_t n_references(int32_t page) const { return std::max(n_references_[page], 0); }
   void acquire(int32_t page) { ++n_references_[page]; }
   // Returns true if that was the last reference: then the caller wipes the page and gives it back.
   bool release(int32_t page) { return --n_references_[page] == 0; }
@@ -64,8 +65,8 @@ class Slab {
   int32_t take();
   // Makes sure that the next n takes do not throw.
   void reserve(int64_t n);
-  // Puts a wiped page on the free list.
-  void give_back(int32_t page) noexcept;
+  // Puts a page on the free list; one that is not wiped is when it is taken next.
+  void give_back(int32_t page, bool is_wiped = true) noexcept;
 
   // The references of one page go to a free one, whose place on the free list the next trim
   // forgets.
@@ -133,6 +134,8 @@ class Slab {
   }
   void update_block(int32_t page, uint16_t lanes) const;
 
+  static constexpr int32_t kUnwiped = -1;
+
   int64_t dim_;
   DType dtype_;
   int n_columns_;
@@ -143,7 +146,7 @@ class Slab {
   int first_shift_;
   int last_shift_;
   std::vector<Chunk> chunks_;
-  std::vector<int32_t> n_references_;
+  std::vector<int32_t> n_references_;  // kUnwiped: free, and yet to be wiped
   std::vector<int32_t> free_;
   mutable StaleLanes stale_;
   int64_t n_pages_ = 0;   // pages ever taken since the last trim, free ones included

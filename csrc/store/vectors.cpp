@@ -56,17 +56,20 @@ const char* name_of(DType dtype) {
 
 }  // namespace
 
-IncomingVectors::IncomingVectors(const VectorsView& view, const Slab& slab, const char* op)
+IncomingVectors::IncomingVectors(const VectorsView& view, const Slab& slab, const char* op,
+                                 Interrupt& interrupt)
     : slab_(slab), n_rows_(view.n_rows), data_(view.data), row_stride_(view.row_stride) {
-  if (view.dtype != slab.dtype() || view.column_stride != item_bytes(view.dtype)) convert(view);
-  check(op);
+  if (view.dtype != slab.dtype() || view.column_stride != item_bytes(view.dtype))
+    convert(view, interrupt);
+  check(op, interrupt);
 }
 
-void IncomingVectors::convert(const VectorsView& view) {
+void IncomingVectors::convert(const VectorsView& view, Interrupt& interrupt) {
   const int64_t dim = view.dim;
   const int64_t row_bytes = slab_.row_bytes();
   converted_.reset(new uint8_t[n_rows_ * row_bytes]);
   for_tasks(n_rows_, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
+    interrupt.poll();
     std::vector<uint8_t> gathered(dim * item_bytes(view.dtype));
     std::vector<float> wide(dim);
     for (int64_t i = begin; i < end; ++i) {
@@ -96,9 +99,10 @@ void IncomingVectors::convert(const VectorsView& view) {
   row_stride_ = row_bytes;
 }
 
-void IncomingVectors::check(const char* op) {
+void IncomingVectors::check(const char* op, Interrupt& interrupt) {
   std::atomic<int64_t> first_bad{n_rows_};
   for_tasks(n_rows_, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
+    interrupt.poll();
     const void* rows[kTaskRows];
     float squares[kTaskRows];
     for (int64_t i = begin; i < end; ++i) rows[i - begin] = row(i);
@@ -127,15 +131,29 @@ void IncomingVectors::check(const char* op) {
        ", should be at most 1e36");
 }
 
+void IncomingVectors::write_some(const std::vector<int64_t>& slots,
+                                 const std::vector<int64_t>& order, int64_t begin,
+                                 int64_t end) const noexcept {
+  for (int64_t i = begin; i < end; ++i) {
+    // The lines of the next row come while this one is written.
+    if (i + 1 < end && slots[order[i + 1]] >= 0) slab_.prefetch_slot(slots[order[i + 1]]);
+    const int64_t slot = slots[order[i]];
+    if (slot >= 0) std::memcpy(slab_.row(slot), row(order[i]), slab_.row_bytes());
+  }
+}
+
 void IncomingVectors::write(const std::vector<int64_t>& slots,
                             const std::vector<int64_t>& order) const noexcept {
   for_tasks_or_alone(n_rows_, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      // The lines of the next row come while this one is written.
-      if (i + 1 < end && slots[order[i + 1]] >= 0) slab_.prefetch_slot(slots[order[i + 1]]);
-      const int64_t slot = slots[order[i]];
-      if (slot >= 0) std::memcpy(slab_.row(slot), row(order[i]), slab_.row_bytes());
-    }
+    write_some(slots, order, begin, end);
+  });
+}
+
+void IncomingVectors::write(const std::vector<int64_t>& slots, const std::vector<int64_t>& order,
+                            Interrupt& interrupt) const {
+  for_tasks(n_rows_, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
+    interrupt.poll();
+    write_some(slots, order, begin, end);
   });
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "slab.h"
+#include "threads.h"
 
 namespace memcore {
 
@@ -23,15 +24,20 @@ class IncomingVectors {
  public:
   // Throws kInput in the name of op for the first row that is not finite or whose canonical dot
   // with itself passes 1e36.
-  IncomingVectors(const VectorsView& view, const Slab& slab, const char* op);
+  IncomingVectors(const VectorsView& view, const Slab& slab, const char* op, Interrupt& interrupt);
 
   // slots[i] takes row i; slots below 0 are left out. order (n,) says which rows to write together.
   // Their shadow follows later: see Slab::mark_stale.
   void write(const std::vector<int64_t>& slots, const std::vector<int64_t>& order) const noexcept;
+  // The same, to slots that nobody reads yet. What is written when it is stopped stays.
+  void write(const std::vector<int64_t>& slots, const std::vector<int64_t>& order,
+             Interrupt& interrupt) const;
 
  private:
-  void convert(const VectorsView& view);
-  void check(const char* op);
+  void convert(const VectorsView& view, Interrupt& interrupt);
+  void check(const char* op, Interrupt& interrupt);
+  void write_some(const std::vector<int64_t>& slots, const std::vector<int64_t>& order,
+                  int64_t begin, int64_t end) const noexcept;
   const uint8_t* row(int64_t i) const { return data_ + i * row_stride_; }
 
   const Slab& slab_;

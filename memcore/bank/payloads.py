@@ -119,6 +119,8 @@ class Table:
 class _Counted(Protocol):
     def dead_refs(self, column: int) -> Ints: ...
 
+    def holds(self, column: int, numbers: Ints) -> NDArray[np.bool_]: ...
+
 
 class Tables:
     """The tables of an arena, and the rule by which they let go.
@@ -193,9 +195,9 @@ class Tables:
         except REFUSALS:
             raise
         except BaseException:
-            # Interrupted: the rows may be there. Numbers that are in no row are better lost than
-            # rows whose numbers are free.
-            self._settle(put, None)
+            # Interrupted: the rows may be there, or not.
+            for column, given in put.items():
+                self.by_column[column].settle(given[self._pages.holds(column, given)])
             raise
         return written
 

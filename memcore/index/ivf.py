@@ -190,6 +190,10 @@ class ListPages:
         """The references that no row holds any more."""
         return self._pages.dead_refs(column)
 
+    def holds(self, column: int, numbers: Ints) -> NDArray[np.bool_]:
+        """Which of these references are in rows."""
+        return self._pages.holds(column, numbers)
+
     def compact(self) -> None:
         """Give the memory of free pages back to the system."""
         self._pages.compact()

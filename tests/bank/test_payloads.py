@@ -357,6 +357,24 @@ class Counted:
         self.fallen.clear()
         return np.array(sorted(dead), np.int64)
 
+    def holds(self, column, numbers):
+        return np.isin(numbers, self.rows)
+
+
+def test_an_interrupted_write_that_changed_nothing_holds_nothing():
+    counted = Counted()
+    tables = Tables(counted, {0: False})
+    objects, living = things(3)
+
+    def interrupted(cells):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tables.write([objects], interrupted)
+    del objects
+    gc.collect()
+    assert not any(alive(living))
+
 
 def test_an_interrupted_write_frees_no_number_that_is_in_a_row():
     counted = Counted()
