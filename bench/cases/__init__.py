@@ -11,6 +11,7 @@ from . import (
     banks,
     calls,
     codebook,
+    filtered,
     firstpass,
     forks,
     ivf,
@@ -25,6 +26,7 @@ from . import (
 
 FAMILIES = {
     "search": search,
+    "filter": filtered,
     "firstpass": firstpass,
     "calls": calls,
     "banks": banks,

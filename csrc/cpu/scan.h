@@ -94,8 +94,8 @@ class Scan {
   // The queries of `collectors`, aimed at their thresholds.
   void begin(const Queries& queries, Collector* const* collectors, int64_t n, bool is_weighted);
 
-  // Offers the rows of a group to those of the collectors `subset`, ascending, that cannot rule them
-  // out.
+  // Offers the rows of a group to those of the collectors `subset`, ascending, that cannot rule
+  // them out.
   void visit(const BlockGroup& group, const int32_t* subset, int64_t n_subset);
 
   // visit, by all collectors, for blocks first … first + n - 1 of one source. Blocks without a row

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <vector>
 
 #include "scan.h"
@@ -43,10 +44,20 @@ class FamilySearch {
     int64_t query;
     BankRows rows;
     const uint16_t* allowed;
+    // The rows that `allowed` allows, if there are so few that they are scored without a first
+    // pass.
+    const std::vector<int64_t>* few;
     bool is_exact;
   };
 
-  const uint16_t* find_allowed(const Pages& pages, int64_t i, const PageSearchOptions& options);
+  // What a condition allows in a bank.
+  struct Allowed {
+    std::vector<uint16_t> masks;
+    std::vector<int64_t> rows;
+  };
+
+  void find_allowed(const Pages& pages, int64_t i, const PageSearchOptions& options);
+  void offer_few(int64_t first_row, int64_t last_row, Interrupt& interrupt);
   // look(group, subset, n_subset) for each set of members that share blocks among first … last - 1.
   template <class Look>
   void each_shared(int64_t first, int64_t last, const std::vector<const uint8_t*>* upcoming,
@@ -66,9 +77,8 @@ class FamilySearch {
   // The members that take the first pass; the scan knows them by their place here.
   std::vector<int32_t> scanned_;
   std::vector<int32_t> remaining_, subset_;
-  // The masks of conditions, one list of blocks after the other.
-  std::vector<std::vector<uint16_t>> masks_;
-  int64_t n_masks_ = 0;
+  std::deque<Allowed> allowed_;
+  int64_t n_allowed_ = 0;
   // All members have this mask, so that blocks without an allowed row are passed over.
   const uint16_t* shared_mask_ = nullptr;
   // All members look at the pages of one bank.
