@@ -187,7 +187,7 @@ double probe_int8(double seconds) {
 double probe_first_pass(int64_t n_blocks, int64_t dim, int64_t n_queries, double seconds) {
   n_blocks = (n_blocks + kScanBlocks - 1) / kScanBlocks * kScanBlocks;
   const std::vector<uint8_t> slab(n_blocks * block_bytes(dim), 129);
-  const std::vector<int8_t> codes(quads(dim) * 4, 1);
+  const std::vector<int8_t> codes((dim + 15) / 16 * 16, 1);
   // No row reaches this offset, so no mask has a bit and no candidate costs anything.
   const ScanQuery query = {
       codes.data(), nullptr, 0, 0.0f, 1.0f, 0.0f, 0.0f, 0.0f, std::numeric_limits<float>::lowest()};

@@ -35,10 +35,8 @@ void apply_weights(const float* scale, const float* bias, float* lower, float* u
 
 }  // namespace
 
-// With scale and bias the first test passes every row: they are only in the bounds that follow.
 void Scan::aim(int64_t i) {
-  const float threshold = is_weighted_ ? -kInfinity : collectors_[i]->threshold();
-  aimed_[i] = queries_->aim(collectors_[i]->query(), threshold);
+  aimed_[i] = queries_->aim(collectors_[i]->query(), collectors_[i]->threshold());
 }
 
 void BlockGroup::add(const RowSource& source, int64_t number, const uint8_t* block) {
@@ -89,8 +87,11 @@ const ScanQuery* Scan::aimed(const int32_t* subset, int64_t n_subset) {
 
 void Scan::visit(const BlockGroup& group, const int32_t* subset, int64_t n_subset) {
   const int64_t n_blocks = group.n_blocks;
+  // With scale and bias every row passes: they are only in the bounds that follow.
+  if (is_weighted_) std::fill_n(masks_.begin(), n_subset * n_blocks, uint16_t{0xffff});
   kernels().scan(group.blocks, group.has_next ? group.next : nullptr, n_blocks, queries_->dim(),
-                 aimed(subset, n_subset), n_subset, masks_.data(), dots_.data());
+                 aimed(subset, n_subset), n_subset, is_weighted_ ? nullptr : masks_.data(),
+                 dots_.data());
   const bool is_whole = n_blocks == kScanBlocks;
   for (int64_t j = 0; j < n_subset; ++j) {
     const uint16_t* masks = masks_.data() + j * n_blocks;
@@ -156,14 +157,8 @@ void Scan::measure(const BlockGroup& group, const int32_t* subset, int64_t n_sub
     upper_.resize(n_ * kDenseRows);
     measured_index_.resize(n_ * kDenseBlocks);
   }
-  // Every dot product is wanted, whatever the query is aimed at.
-  subset_.resize(n_subset);
-  for (int64_t j = 0; j < n_subset; ++j) {
-    subset_[j] = aimed_[subset[j]];
-    subset_[j].offset = kInfinity;
-  }
   kernels().scan(group.blocks, group.has_next ? group.next : nullptr, group.n_blocks,
-                 queries_->dim(), subset_.data(), n_subset, masks_.data(), dots_.data());
+                 queries_->dim(), aimed(subset, n_subset), n_subset, nullptr, dots_.data());
   for (int64_t j = 0; j < n_subset; ++j) {
     const int64_t i = subset[j];
     const Collector& collector = *collectors_[i];

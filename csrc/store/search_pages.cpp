@@ -15,6 +15,10 @@ namespace {
 // Work that one task takes from the pool, in blocks looked at.
 constexpr int64_t kTaskBlocks = 4096;
 
+// Queries that look together at no more blocks than this have 16 bits too: the time that their
+// products take is less than what fewer rows to score save.
+constexpr int64_t kWideBlocks = 8;
+
 // Queries order[begin … end) of one family, and the blocks of the largest of their banks.
 struct Job {
   int64_t begin, end, n_blocks;
@@ -103,7 +107,8 @@ class PageSearch {
 
   void quantize(const Job& job) {
     if (!has_first_pass_) return;
-    for (int64_t i = job.begin; i < job.end; ++i) queries_.quantize(order_[i], job.size() == 1);
+    const bool is_wide = job.size() == 1 || job.n_blocks <= kWideBlocks;
+    for (int64_t i = job.begin; i < job.end; ++i) queries_.quantize(order_[i], is_wide);
   }
 
   // One family after the other; the rows of each are scored while those of the next are looked for.

@@ -35,7 +35,8 @@ inline constexpr int64_t kEstimateQueries = 64;
 //   offset < 0.
 struct ScanQuery {
   const int8_t* codes;  // [quads][4]
-  // Instead of codes where a query is alone: [quads][4], components of a four in the order 0 2 1 3.
+  // Instead of codes, for all queries of a scan or for none: [quads][4], components of a four in
+  // the order 0 2 1 3.
   const int16_t* wide_codes;
   int32_t start;  // -128 * sum(codes): undoes the offset of the rows
   float slope;
@@ -114,9 +115,9 @@ struct Kernels {
   float (*kth_largest)(const float* values, int64_t n_blocks, int64_t k);
 
   // First pass: masks[q * n_blocks + b] has bit r set if row r of block b may matter to query q.
-  // Where any bit of a query's blocks is set, dots[(q * n_blocks + b) * 16 + r] holds their int8
-  // dot products. n_blocks is at most kScanBlocks. The n_blocks blocks of `next`, if not null, are
-  // fetched meanwhile.
+  // Where any bit of a mask is set, dots[(q * n_blocks + b) * 16 + r] holds the int8 dot products
+  // of the block. Without masks, all dot products are wanted and nothing is tested. n_blocks is at
+  // most kScanBlocks. The n_blocks blocks of `next`, if not null, are fetched meanwhile.
   void (*scan)(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks,
                int64_t dim, const ScanQuery* queries, int64_t n_queries, uint16_t* masks,
                int32_t* dots);

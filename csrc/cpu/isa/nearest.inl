@@ -12,6 +12,11 @@ template <int kQueries, int kBlocks>
                                      const ScanQuery* queries, int64_t stride, float* estimates,
                                      float* tops) {
   Sums<kQueries, kBlocks> sum;
+#pragma GCC unroll 8
+  for (int q = 0; q < kQueries; ++q) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kBlocks * kWordRegisters; ++r) sum[q][r] = start_sum(origin(queries[q]));
+  }
   sum_tile<kQueries, kBlocks, false, false>(blocks, blocks, quads(dim), queries, sum);
 #pragma GCC unroll 8
   for (int b = 0; b < kBlocks; ++b) {

@@ -17,29 +17,70 @@ uint32_t kept_rows(const float* meta, const I32& dots, const ScanQuery& query) {
   return not_negative(add(margin, rest));
 }
 
-// The extremes of a block's rows: what its best row could be at most.
+// Four blocks side by side.
+typedef float Float4 __attribute__((vector_size(16)));
+typedef int32_t Int4 __attribute__((vector_size(16)));
+static_assert(kScanBlocks == 4);
+
+// The extremes of the rows of each block: what its best row could be at most.
 struct BlockLimits {
-  float inverse_scale, error, norm, least_norm;
+  Float4 inverse_scale, error, norm, least_norm;
 };
 
-BlockLimits block_limits(const uint8_t* block, int64_t dim) {
-  const float* meta = reinterpret_cast<const float*>(block + block_codes_bytes(dim));
-  const F32 norm = load(meta + 2 * kBlockRows);
-  return {1.0f / max_lane(load(meta)), max_lane(load(meta + kBlockRows)), max_lane(norm),
-          -max_lane(sub(broadcast(0.0f), norm))};
+BlockLimits block_limits(const uint8_t* const* blocks, int64_t n_blocks, int64_t dim) {
+  BlockLimits out = {};
+  Float4 scale = {1.0f, 1.0f, 1.0f, 1.0f};
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    const float* meta = reinterpret_cast<const float*>(blocks[b] + block_codes_bytes(dim));
+    const F32 norm = load(meta + 2 * kBlockRows);
+    scale[b] = max_lane(load(meta));
+    out.error[b] = max_lane(load(meta + kBlockRows));
+    out.norm[b] = max_lane(norm);
+    out.least_norm[b] = -max_lane(sub(broadcast(0.0f), norm));
+  }
+  out.inverse_scale = 1.0f / scale;
+  return out;
 }
 
-// No row of the block whose int8 dot product is at most this can be kept. One integer comparison
-// then decides for most blocks.
-int32_t ruled_out_dot(const BlockLimits& block, const ScanQuery& query) {
-  float rest = query.error_weight * block.error + query.offset;
-  rest += query.norm_weight * (query.norm_weight >= 0.0f ? block.norm : block.least_norm);
-  rest += query.square_weight * (block.least_norm * block.least_norm);
-  // Written so that NaN rules out nothing.
-  if (!(rest < 0.0f)) return INT32_MIN;
+// The int8 dot product of a query and a row is its sum over the codes as they are stored, plus
+// this.
+int32_t origin(const ScanQuery& query) { return kRowsAreOffset ? query.start : 0; }
+
+// No row of a block whose int8 dot product is at most some limit can be kept. Sums that start at
+// starts[block] end below zero for those, so that a sign decides for most tiles.
+void aim_at_blocks(const BlockLimits& blocks, const ScanQuery& query, int32_t* starts) {
+  Float4 rest = query.error_weight * blocks.error + query.offset;
+  rest += query.norm_weight * (query.norm_weight >= 0.0f ? blocks.norm : blocks.least_norm);
+  rest += query.square_weight * (blocks.least_norm * blocks.least_norm);
   // Rounded down by more than the roundings above can have raised it.
-  const float least = -rest * (block.inverse_scale * query.inverse_slope) * (1.0f - 0x1p-16f);
-  return least < 0x1p30f ? static_cast<int32_t>(least) - 1 : INT32_MAX;
+  Float4 least = -rest * (blocks.inverse_scale * query.inverse_slope) * (1.0f - 0x1p-16f);
+  // Dot products and limits are within 2^30, so that nothing overflows. Written so that NaN rules
+  // out nothing.
+  const Float4 most = {0x1p30f, 0x1p30f, 0x1p30f, 0x1p30f};
+  least = least < most ? least : most;
+  least = rest < 0.0f ? least : -most;
+  const Int4 from = origin(query) - __builtin_convertvector(least, Int4);
+  __builtin_memcpy(starts, &from, sizeof(from));
+}
+
+// The float test of the sums of a tile, [queries][blocks]: masks of the rows that may matter, and
+// their dot products in place of the sums.
+[[gnu::noinline]] void test_tile(const uint8_t* const* blocks, int64_t n_tile_blocks,
+                                 int64_t n_blocks, int64_t dim, const ScanQuery* queries,
+                                 int64_t n_queries, const int32_t* starts, uint16_t* masks,
+                                 int32_t* dots) {
+  for (int64_t q = 0; q < n_queries; ++q) {
+    for (int64_t b = 0; b < n_tile_blocks; ++b) {
+      int32_t* at = dots + (q * n_blocks + b) * kBlockRows;
+      const int32_t above = origin(queries[q]) - starts[q * kScanBlocks + b];
+      const I32 sums = load_int(at);
+      if (above != 0 && not_negative(to_float(sums)) == 0) continue;
+      const I32 exact = add(sums, broadcast_int(above));
+      const float* meta = reinterpret_cast<const float*>(blocks[b] + block_codes_bytes(dim));
+      masks[q * n_blocks + b] = static_cast<uint16_t>(kept_rows(meta, exact, queries[q]));
+      store_int(at, exact);
+    }
+  }
 }
 
 // A tile of sums. They and the rows are named by register, not by word: a word of several registers
@@ -59,18 +100,13 @@ template <int kBlocks>
   }
 }
 
-// The int8 dot products of a tile of queries and blocks.
+// Adds the int8 products of a tile of queries and blocks to its sums.
 template <int kQueries, int kBlocks, bool kFetch, bool kIsWide>
 [[gnu::always_inline]] inline void sum_tile(const uint8_t* const* blocks,
                                             const uint8_t* const* next, int64_t n_quads,
                                             const ScanQuery* queries,
                                             Sums<kQueries, kBlocks>& sum) {
   constexpr int kRegisters = kBlocks * kWordRegisters;
-#pragma GCC unroll 8
-  for (int q = 0; q < kQueries; ++q) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRegisters; ++r) sum[q][r] = start_sum(queries[q].start);
-  }
   // Two quads at a time where the rows of both fit beside the sums. Past an odd last quad lie the
   // scales of the block, and zeros among the codes of a query: their products are zero.
   if constexpr (kAddsPairs && kQueries >= 4 && !kFetch && !kIsWide) {
@@ -113,43 +149,40 @@ template <int kQueries, int kBlocks, bool kFetch, bool kIsWide>
 // Inlined into its callers, the loop would lose registers to them.
 template <int kQueries, int kBlocks, bool kFetch, bool kIsWide>
 [[gnu::noinline]] void scan_tile(const uint8_t* const* blocks, const uint8_t* const* next,
-                                 [[maybe_unused]] const BlockLimits* limits, int64_t n_blocks,
-                                 int64_t dim, const ScanQuery* queries, uint16_t* masks,
-                                 int32_t* dots) {
+                                 int64_t n_blocks, int64_t dim, const ScanQuery* queries,
+                                 const int32_t* starts, uint16_t* masks, int32_t* dots) {
+  constexpr int kRegisters = kBlocks * kWordRegisters;
   Sums<kQueries, kBlocks> sum;
-  sum_tile<kQueries, kBlocks, kFetch, kIsWide>(blocks, next, quads(dim), queries, sum);
 #pragma GCC unroll 8
   for (int q = 0; q < kQueries; ++q) {
-    uint32_t any = 0;
-#pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; ++b) {
-      const SumRegister* sums = &sum[q][b * kWordRegisters];
-      uint32_t mask = 0;
-      // In the small tiles the test would cost the loop its registers.
-      bool is_open = true;
-      if constexpr (kQueries >= 4 && !kFetch) {
-        is_open = limits == nullptr || any_above(sums, ruled_out_dot(limits[b], queries[q]));
-      }
-      if (is_open) {
-        const float* meta = reinterpret_cast<const float*>(blocks[b] + block_codes_bytes(dim));
-        mask = kept_rows(meta, join(sums), queries[q]);
-      }
-      masks[q * n_blocks + b] = static_cast<uint16_t>(mask);
-      any |= mask;
-    }
-    if (any != 0) {
-#pragma GCC unroll 8
-      for (int b = 0; b < kBlocks; ++b) {
-        store_int(dots + (q * n_blocks + b) * kBlockRows, join(&sum[q][b * kWordRegisters]));
-      }
-    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRegisters; ++r)
+      sum[q][r] = start_sum(starts[q * kScanBlocks + r / kWordRegisters]);
   }
+  sum_tile<kQueries, kBlocks, kFetch, kIsWide>(blocks, next, quads(dim), queries, sum);
+  if (!kIsWide && masks != nullptr) {
+    SumRegister every = sum[0][0];
+#pragma GCC unroll 8
+    for (int q = 0; q < kQueries; ++q) {
+#pragma GCC unroll 16
+      for (int r = 0; r < kRegisters; ++r) every = both(every, sum[q][r]);
+    }
+    if (!any_not_negative(every)) return;
+  }
+#pragma GCC unroll 8
+  for (int q = 0; q < kQueries; ++q) {
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b)
+      store_int(dots + (q * n_blocks + b) * kBlockRows, join(&sum[q][b * kWordRegisters]));
+  }
+  if (masks != nullptr)
+    test_tile(blocks, kBlocks, n_blocks, dim, queries, kQueries, starts, masks, dots);
 }
 
 template <int kQueries, bool kFetch, bool kIsWide>
-void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next,
-                  const BlockLimits* limits, int64_t n_blocks, int64_t dim,
-                  const ScanQuery* queries, uint16_t* masks, int32_t* dots) {
+void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks,
+                  int64_t dim, const ScanQuery* queries, const int32_t* starts, uint16_t* masks,
+                  int32_t* dots) {
   constexpr int kBlocks = tile_blocks(kQueries);
   int64_t b = 0;
   const auto run = [&](auto count) {
@@ -161,9 +194,9 @@ void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next,
         for (int line = 0; line < 3; ++line) __builtin_prefetch(meta + 64 * line);
       }
     }
-    scan_tile<kQueries, kHere, kFetch, kIsWide>(blocks + b, next + b,
-                                                limits == nullptr ? nullptr : limits + b, n_blocks,
-                                                dim, queries, masks + b, dots + b * kBlockRows);
+    scan_tile<kQueries, kHere, kFetch, kIsWide>(blocks + b, next + b, n_blocks, dim, queries,
+                                                starts + b, masks == nullptr ? nullptr : masks + b,
+                                                dots + b * kBlockRows);
     b += kHere;
   };
   while (b + kBlocks <= n_blocks) run(Count<kBlocks>{});
@@ -173,27 +206,30 @@ void scan_queries(const uint8_t* const* blocks, const uint8_t* const* next,
   while (b < n_blocks) run(Count<1>{});
 }
 
-void scan(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
-          const ScanQuery* queries, int64_t n_queries, uint16_t* masks, int32_t* dots) {
-  // Worth their making from a few queries on.
-  BlockLimits block_limits_of[kScanBlocks];
-  const BlockLimits* limits = nullptr;
-  if (n_queries >= 8) {
-    for (int64_t b = 0; b < n_blocks; ++b) block_limits_of[b] = block_limits(blocks[b], dim);
-    limits = block_limits_of;
-  }
+// The largest number of queries whose starts are made at once: a whole number of tiles.
+constexpr int64_t kAimedQueries = 48;
+static_assert(kAimedQueries % kTileQueries == 0);
+
+// scan, for at most kAimedQueries queries.
+void scan_aimed(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks,
+                int64_t dim, const ScanQuery* queries, int64_t n_queries, const int32_t* starts,
+                uint16_t* masks, int32_t* dots) {
   const uint8_t* const* fetched = next == nullptr ? blocks : next;
   int64_t q = 0;
   const auto run = [&](auto count, auto fetch) {
     constexpr int kQueries = decltype(count)::value;
     scan_queries<kQueries, decltype(fetch)::value != 0, false>(
-        blocks, fetched, limits, n_blocks, dim, queries + q, masks + q * n_blocks,
-        dots + q * n_blocks * kBlockRows);
+        blocks, fetched, n_blocks, dim, queries + q, starts + q * kScanBlocks,
+        masks == nullptr ? nullptr : masks + q * n_blocks, dots + q * n_blocks * kBlockRows);
     q += kQueries;
   };
-  if (n_queries == 1 && queries[0].wide_codes != nullptr) {
-    return scan_queries<1, true, true>(blocks, fetched, limits, n_blocks, dim, queries, masks,
-                                       dots);
+  if (queries[0].wide_codes != nullptr) {
+    for (; q < n_queries; ++q) {
+      scan_queries<1, true, true>(
+          blocks, q == 0 ? fetched : blocks, n_blocks, dim, queries + q, starts + q * kScanBlocks,
+          masks == nullptr ? nullptr : masks + q * n_blocks, dots + q * n_blocks * kBlockRows);
+    }
+    return;
   }
   // The first tile of queries asks for the next blocks, and is a small one: their pointers cost
   // registers.
@@ -212,6 +248,29 @@ void scan(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_bl
   }
   if (n_queries - q >= 2) run(Count<2>{}, Count<0>{});
   if (n_queries - q >= 1) run(Count<1>{}, Count<0>{});
+}
+
+void scan(const uint8_t* const* blocks, const uint8_t* const* next, int64_t n_blocks, int64_t dim,
+          const ScanQuery* queries, int64_t n_queries, uint16_t* masks, int32_t* dots) {
+  const bool is_aimed = masks != nullptr && n_queries > 0 && queries[0].wide_codes == nullptr;
+  BlockLimits limits;
+  if (is_aimed) limits = block_limits(blocks, n_blocks, dim);
+  if (masks != nullptr) __builtin_memset(masks, 0, n_queries * n_blocks * sizeof(*masks));
+  int32_t starts[kAimedQueries * kScanBlocks];
+  for (int64_t first = 0; first < n_queries; first += kAimedQueries) {
+    const int64_t n = n_queries - first < kAimedQueries ? n_queries - first : kAimedQueries;
+    for (int64_t q = 0; q < n; ++q) {
+      int32_t* to = starts + q * kScanBlocks;
+      if (is_aimed) {
+        aim_at_blocks(limits, queries[first + q], to);
+      } else {
+        for (int b = 0; b < kScanBlocks; ++b) to[b] = origin(queries[first + q]);
+      }
+    }
+    scan_aimed(blocks, first == 0 ? next : nullptr, n_blocks, dim, queries + first, n, starts,
+               masks == nullptr ? nullptr : masks + first * n_blocks,
+               dots + first * n_blocks * kBlockRows);
+  }
 }
 
 int64_t at_least(const float* values, int64_t n_blocks, float threshold, int32_t* out) {

@@ -122,6 +122,9 @@ inline void store_int(int32_t* to, I32 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), a.low);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 8), a.high);
 }
+inline I32 add(I32 a, I32 b) {
+  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
 inline F32 to_float(I32 a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
 
 // To the nearest integer, ties to even.
@@ -162,6 +165,7 @@ inline void store_codes(I32 a, int16_t* to) {
 
 // 16 rows of four codes, and their sums: registers 0 and 1 of a word hold rows 0-7 and 8-15.
 inline constexpr int kWordRegisters = 2;
+inline constexpr bool kRowsAreOffset = true;
 using SumRegister = __m256i;
 using CodesRegister = __m256i;
 using QueryCodes = __m256i;
@@ -212,11 +216,9 @@ inline void dot_wide(SumRegister& sum, CodesRegister rows, const WideCodes& quer
   sum = _mm256_add_epi32(sum, _mm256_madd_epi16(odd, query.odd));
 }
 
-inline bool any_above(const SumRegister* sums, int32_t limit) {
-  const __m256i least = _mm256_set1_epi32(limit);
-  const __m256i above =
-      _mm256_or_si256(_mm256_cmpgt_epi32(sums[0], least), _mm256_cmpgt_epi32(sums[1], least));
-  return _mm256_testz_si256(above, above) == 0;
+inline SumRegister both(SumRegister a, SumRegister b) { return _mm256_and_si256(a, b); }
+inline bool any_not_negative(SumRegister a) {
+  return _mm256_movemask_ps(_mm256_castsi256_ps(a)) != 0xff;
 }
 
 // Words of a matrix product, by register, with the multiply fused into the add.

@@ -84,6 +84,7 @@ inline float fold(F32 a) {
 inline I32 broadcast_int(int32_t value) { return _mm512_set1_epi32(value); }
 inline I32 load_int(const int32_t* from) { return _mm512_loadu_si512(from); }
 inline void store_int(int32_t* to, I32 a) { _mm512_storeu_si512(to, a); }
+inline I32 add(I32 a, I32 b) { return _mm512_add_epi32(a, b); }
 inline F32 to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
 
 // To the nearest integer, ties to even.
@@ -124,6 +125,7 @@ inline void store_codes(I32 a, int16_t* to) {
 
 // 16 rows of four codes, and their sums.
 inline constexpr int kWordRegisters = 1;
+inline constexpr bool kRowsAreOffset = true;
 using SumRegister = __m512i;
 using CodesRegister = __m512i;
 using QueryCodes = __m512i;
@@ -189,8 +191,9 @@ inline void dot_wide(SumRegister& sum, CodesRegister rows, const WideCodes& quer
   sum = _mm512_add_epi32(sum, _mm512_madd_epi16(odd, query.odd));
 }
 
-inline bool any_above(const SumRegister* sums, int32_t limit) {
-  return _mm512_cmpgt_epi32_mask(*sums, _mm512_set1_epi32(limit)) != 0;
+inline SumRegister both(SumRegister a, SumRegister b) { return _mm512_and_si512(a, b); }
+inline bool any_not_negative(SumRegister a) {
+  return _mm512_cmpge_epi32_mask(a, _mm512_setzero_si512()) != 0;
 }
 
 // Words of a matrix product, with the multiply fused into the add.

@@ -94,6 +94,7 @@ inline I32 load_int(const int32_t* from) { return MEMCORE_EACH_PART(vld1q_s32(fr
 inline void store_int(int32_t* to, I32 a) {
   for (int i = 0; i < 4; ++i) vst1q_s32(to + 4 * i, a.part[i]);
 }
+inline I32 add(I32 a, I32 b) { return MEMCORE_EACH_PART(vaddq_s32(a.part[i], b.part[i])); }
 inline F32 to_float(I32 a) { return MEMCORE_EACH_PART(vcvtq_f32_s32(a.part[i])); }
 
 // To the nearest integer, ties to even.
@@ -134,12 +135,13 @@ inline void store_codes(I32 a, int16_t* to) {
 }
 
 // 16 rows of four codes, and their sums. sdot wants signed rows: the offset of 128 comes off at the
-// load, and the start value that undoes it elsewhere is not needed.
+// load.
 inline constexpr int kWordRegisters = 4;
+inline constexpr bool kRowsAreOffset = false;
 using SumRegister = int32x4_t;
 using CodesRegister = int8x16_t;
 using QueryCodes = int8x16_t;
-inline SumRegister start_sum(int32_t) { return vdupq_n_s32(0); }
+inline SumRegister start_sum(int32_t value) { return vdupq_n_s32(value); }
 inline I32 join(const SumRegister* sums) { return {{sums[0], sums[1], sums[2], sums[3]}}; }
 inline CodesRegister load_codes(const uint8_t* from) {
   return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(from), vdupq_n_u8(128)));
@@ -177,10 +179,8 @@ inline void dot_wide(SumRegister& sum, CodesRegister rows, const WideCodes& quer
   sum = vmlaq_n_s32(sum, vshrq_n_s32(fours, 24), query.code[3]);
 }
 
-inline bool any_above(const SumRegister* sums, int32_t limit) {
-  const int32x4_t top = vmaxq_s32(vmaxq_s32(sums[0], sums[1]), vmaxq_s32(sums[2], sums[3]));
-  return vmaxvq_s32(top) > limit;
-}
+inline SumRegister both(SumRegister a, SumRegister b) { return vandq_s32(a, b); }
+inline bool any_not_negative(SumRegister a) { return vmaxvq_s32(a) >= 0; }
 
 // Words of a matrix product, by register, with the multiply fused into the add.
 inline constexpr int kProductRows = 6;

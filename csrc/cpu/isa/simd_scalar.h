@@ -154,6 +154,14 @@ inline I32 load_int(const int32_t* from) {
 inline void store_int(int32_t* to, const I32& word) {
   __builtin_memcpy(to, word.lane, sizeof(word.lane));
 }
+inline I32 add(const I32& a, const I32& b) {
+  I32 out;
+  // Modulo 2^32, as the sums are.
+  for (int i = 0; i < 16; ++i)
+    out.lane[i] =
+        static_cast<int32_t>(static_cast<uint32_t>(a.lane[i]) + static_cast<uint32_t>(b.lane[i]));
+  return out;
+}
 inline F32 to_float(const I32& a) {
   F32 out;
   for (int i = 0; i < 16; ++i) out.lane[i] = static_cast<float>(a.lane[i]);
@@ -211,6 +219,7 @@ inline void store_codes(I32 a, int16_t* to) {
 
 // 16 rows of four codes, and their sums.
 inline constexpr int kWordRegisters = 1;
+inline constexpr bool kRowsAreOffset = true;
 using SumRegister = I32;
 struct CodesRegister {
   uint8_t byte[64];
@@ -263,9 +272,14 @@ inline void dot_wide(SumRegister& sum, const CodesRegister& rows, const WideCode
   }
 }
 
-inline bool any_above(const SumRegister* sums, int32_t limit) {
+inline SumRegister both(const SumRegister& a, const SumRegister& b) {
+  SumRegister out;
+  for (int i = 0; i < 16; ++i) out.lane[i] = a.lane[i] & b.lane[i];
+  return out;
+}
+inline bool any_not_negative(const SumRegister& a) {
   bool any = false;
-  for (int i = 0; i < 16; ++i) any |= sums->lane[i] > limit;
+  for (int i = 0; i < 16; ++i) any |= a.lane[i] >= 0;
   return any;
 }
 
