@@ -21,7 +21,7 @@ def numpy_gather(case: Case, inputs: Inputs, threads: int) -> Step:
 
     def run() -> Array:
         allowed = np.flatnonzero(field < bound)
-        scores = queries @ keys[allowed].T
+        scores: Array = queries @ keys[allowed].T
         k = min(case.k, len(allowed))
         if k < len(allowed):
             best = np.argpartition(scores, len(allowed) - k, axis=1)[:, -k:]
