@@ -1,6 +1,6 @@
 """search, search_ragged: which kernels run, with what grid and workspace."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -36,22 +36,16 @@ class Filter:
 
     def of(self, queries: slice) -> "Filter":
         """The same for some of the queries."""
+        per_query = ["begins", "ends", "named"]
+        if self.mask is not None and self.mask.ndim == 2:
+            per_query.append("mask")
+        given = {name: getattr(self, name) for name in per_query}
+        return replace(self, **{n: each[queries] for n, each in given.items() if each is not None})
 
-        def part(each: torch.Tensor | None) -> torch.Tensor | None:
-            return None if each is None else each[queries]
-
-        mask = self.mask if self.mask is None or self.mask.ndim == 1 else self.mask[queries]
-        return Filter(
-            self.metric,
-            part(self.begins),
-            part(self.ends),
-            part(self.named),
-            mask,
-            self.scale,
-            self.bias,
-            self.low,
-            self.high,
-        )
+    @property
+    def limits(self) -> tuple[object, ...]:
+        """The mask with its strides, the weights and the bounds, as the kernels take them."""
+        return self.mask, *self.mask_strides, self.scale, self.bias, self.low, self.high
 
     @property
     def mask_strides(self) -> tuple[int, int]:
@@ -179,12 +173,7 @@ def _search_scan(
         filter.begins,
         filter.ends,
         filter.named,
-        filter.mask,
-        *filter.mask_strides,
-        filter.scale,
-        filter.bias,
-        filter.low,
-        filter.high,
+        *filter.limits,
         parts,
         part_ids,
         n_queries,
@@ -232,12 +221,7 @@ def _search_split(
             some.begins,
             some.ends,
             some.named,
-            some.mask,
-            *some.mask_strides,
-            some.scale,
-            some.bias,
-            some.low,
-            some.high,
+            *some.limits,
             pairs,
             n_keys,
             n_named,
@@ -432,12 +416,7 @@ def _search_turn(
         *keys.stride(),
         key_norms,
         page_ids,
-        filter.mask,
-        *filter.mask_strides,
-        filter.scale,
-        filter.bias,
-        filter.low,
-        filter.high,
+        *filter.limits,
         finals,
         n_keys,
         dim,
