@@ -277,7 +277,10 @@ def test_interrupt_ends_with_130(tmp_path):
     keys[:] = np.random.default_rng(0).standard_normal((64,), np.float32)
     keys.flush()
     process = start("search", tmp_path / "keys.npy", tmp_path / "keys.npy")
-    time.sleep(1.5)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while "keys.npy" not in maps.read_text():
+        assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "memcore: interrupted\n")

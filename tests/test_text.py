@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memcore.errors import DtypeError, InputError
@@ -117,6 +117,7 @@ def test_embedding_is_its_definition(text, dim):
     np.testing.assert_array_equal(HashedEmbedder(dim)(text)[0], definition(text, dim))
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=60), max_size=5))
 def test_embedding_of_any_text_is_its_definition(texts):
     expected = np.array([definition(text, 64) for text in texts], np.float32).reshape(-1, 64)
