@@ -55,22 +55,18 @@ class Encoder {
   // Takes rows begin … end - 1. Returns the first bad one, or -1.
   int64_t load(int64_t begin, int64_t end) {
     n_ = end - begin;
-    for (int64_t r = 0; r < n_; ++r) rows_[r] = row(begin + r, r);
-    float squares[kMaxBlockRows];
-    kernels().square_rows(reinterpret_cast<const void* const*>(rows_.data()), DType::kFloat32, n_,
-                          vectors_.dim, squares);
     for (int64_t r = 0; r < n_; ++r) {
-      // Written so that NaN is bad.
-      if (!(squares[r] <= 1e36f)) return begin + r;
+      rows_[r] = row(begin + r, r);
+      // A row that has tables is good.
+      if (!make_tables(r, next(begin + r)) && !is_good(r)) return begin + r;
     }
     return -1;
   }
 
-  // `next` is the first row of the block that comes next, or past the end.
-  void encode(int64_t next, uint64_t* codes) {
-    if (hashes_.planes.packed != nullptr) project(next);
+  void encode(uint64_t* codes) {
+    if (hashes_.planes.packed != nullptr) project();
     for (int64_t r = 0; r < n_; ++r) {
-      const bool has_sums = hashes_.planes.packed != nullptr && has_tables_[r];
+      const bool has_sums = has_tables_[r];
       uint64_t* out = codes + r * hashes_.n_tables();
       if (hashes_.kind == HashKind::kSign) {
         has_sums ? bits_of_sums(r) : bits_of_dots(r);
@@ -119,20 +115,34 @@ class Encoder {
     return out;
   }
 
-  void project(int64_t next) {
-    const int64_t dim = vectors_.dim, groups = n_groups(hashes_.planes.n);
-    const int64_t n_next = is_plain_ ? std::min(n_, vectors_.n_rows - next) : 0;
-    for (int64_t r = 0; r < n_; ++r) {
-      uint8_t* tables = tables_.data() + r * table_bytes(dim);
-      has_tables_[r] = kernels().lsh.make_row_tables(rows_[r], dim, tables);
-      // Sums that nobody reads, of bytes that are there.
-      if (!has_tables_[r]) std::memset(tables, 128, table_bytes(dim));
-    }
-    for (int64_t g = 0; g < groups; ++g) {
-      for (int64_t r = n_next * g / groups; r < n_next * (g + 1) / groups; ++r) {
-        const uint8_t* row = vectors_.data + (next + r) * vectors_.row_stride;
-        for (int64_t byte = 0; byte < 4 * dim; byte += 64) __builtin_prefetch(row + byte);
-      }
+  // The row that takes the place of row i in the block that comes next; any, where there is none.
+  const float* next(int64_t i) const {
+    const int64_t ahead = i + static_cast<int64_t>(rows_.size());
+    return reinterpret_cast<const float*>(
+        vectors_.data + (is_plain_ && ahead < vectors_.n_rows ? ahead : i) * vectors_.row_stride);
+  }
+
+  bool is_good(int64_t r) const {
+    const void* const at = rows_[r];
+    float square;
+    kernels().square_rows(&at, DType::kFloat32, 1, vectors_.dim, &square);
+    // Written so that NaN is bad.
+    return square <= 1e36f;
+  }
+
+  // `next` is the row at this place of the block that comes next.
+  bool make_tables(int64_t r, const float* next) {
+    if (hashes_.planes.packed == nullptr) return false;
+    uint8_t* tables = tables_.data() + r * table_bytes(vectors_.dim);
+    has_tables_[r] = kernels().lsh.make_row_tables(rows_[r], vectors_.dim, next, tables);
+    // Sums that nobody reads, of bytes that are there.
+    if (!has_tables_[r]) std::memset(tables, 128, table_bytes(vectors_.dim));
+    return has_tables_[r];
+  }
+
+  void project() {
+    const int64_t dim = vectors_.dim;
+    for (int64_t g = 0; g < n_groups(hashes_.planes.n); ++g) {
       kernels().lsh.project(tables_.data(), n_, hashes_.planes.packed + g * group_bytes(dim), dim,
                             sums_.data() + g * kGroupPlanes, stride_);
     }
@@ -263,8 +273,9 @@ class Encoder {
   std::vector<float> dots_;
 };
 
+// A multiple of the rows of a tile.
 int64_t block_rows(const KeysView& vectors) {
-  return std::clamp<int64_t>(kBlockTableBytes / table_bytes(vectors.dim), 4, kMaxBlockRows);
+  return std::clamp<int64_t>(kBlockTableBytes / table_bytes(vectors.dim) / 4 * 4, 4, kMaxBlockRows);
 }
 
 // Runs take(encoder, begin, end) for blocks of checked rows.
@@ -400,15 +411,18 @@ bool pack_planes(const int8_t* planes, int64_t n_planes, int64_t dim, uint8_t* p
 
 void lsh_encode(const KeysView& vectors, const Hashes& hashes, Interrupt& interrupt,
                 uint64_t* codes) {
-  for_blocks(vectors, hashes, interrupt, [&](Encoder& encoder, int64_t begin, int64_t end) {
-    encoder.encode(end, codes + begin * hashes.n_tables());
+  for_blocks(vectors, hashes, interrupt, [&](Encoder& encoder, int64_t begin, int64_t) {
+    encoder.encode(codes + begin * hashes.n_tables());
   });
 }
 
 void lsh_probes(const KeysView& vectors, const Hashes& hashes, int64_t n_probes,
                 Interrupt& interrupt, uint64_t* probes) {
   const int64_t n_tables = hashes.n_tables(), m = hashes.table_planes();
-  for_blocks(vectors, hashes, interrupt, [&](Encoder& encoder, int64_t begin, int64_t end) {
+  // Margins are canonical dots: no tables.
+  Hashes dots_only = hashes;
+  dots_only.planes.packed = nullptr;
+  for_blocks(vectors, dots_only, interrupt, [&](Encoder& encoder, int64_t begin, int64_t end) {
     std::vector<uint64_t> codes(n_tables);
     std::vector<int64_t> places;
     for (int64_t row = begin; row < end; ++row) {

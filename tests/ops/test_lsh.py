@@ -167,6 +167,25 @@ def test_bad_vectors_are_named(backend, rng):
             lsh.lsh_encode(rows, planes, 8, backend=backend)
 
 
+@pytest.mark.parametrize("column", [0, 15, 63, 64, 130, 199])
+def test_one_bad_component_is_found_wherever_it_is(column, rng):
+    planes = planes_of("signs", 64, 200)
+    rows = normal(rng, 9, 200)
+    for bad in (np.nan, -np.nan, np.inf, -np.inf, 1.1e18):
+        rows[7, column] = bad
+        with pytest.raises(memcore.InputError, match=r"vectors row 7 is not finite"):
+            lsh.lsh_encode(rows, planes, 64)
+
+
+def test_rows_of_any_size_have_the_signs_of_their_scores(rng):
+    # From rows that are too small to be rounded to the largest that are taken.
+    planes = planes_of("signs", 64, 200)
+    sizes = np.array([0, 1e-30, 1e-18, 1, 1e15, 2e15, 3e15, 1e16, 6e16], np.float32)
+    rows = normal(rng, 9, 200) * sizes[:, None]
+    wanted = reference.lsh_encode(rows, planes, 64, "sign")
+    assert np.array_equal(lsh.lsh_encode(rows, planes, 64), wanted)
+
+
 def test_bad_arguments(backend):
     planes, row = planes_of("signs", 8, 6), np.ones(6)
     for options, error, words in (

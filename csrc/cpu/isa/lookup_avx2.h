@@ -34,8 +34,12 @@ inline Bytes repeat_table(const uint8_t* from) {
 inline Sums16 load_sums(const int16_t* from) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }
-inline Sums16 add_lookups(Sums16 sums, Bytes table, Bytes index, Bytes signs) {
-  return _mm256_add_epi16(sums, _mm256_maddubs_epi16(_mm256_shuffle_epi8(table, index), signs));
+// sums += table[index] * signs, by pairs of bytes. As intrinsics, gcc 12 keeps a sum on the stack.
+inline void add_lookups(Sums16& sums, Bytes table, Bytes index, Bytes signs) {
+  Bytes found;
+  __asm__("vpshufb %3, %2, %1\n\tvpmaddubsw %4, %1, %1\n\tvpaddw %1, %0, %0"
+          : "+x"(sums), "=&x"(found)
+          : "x"(table), "x"(index), "x"(signs));
 }
 inline Bytes zero_bytes() { return _mm256_setzero_si256(); }
 // sum += table[index], stopping at 255. As intrinsics, gcc 12 copies the sums.

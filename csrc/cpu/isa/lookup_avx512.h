@@ -31,8 +31,16 @@ inline Bytes repeat_table(const uint8_t* from) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 inline Sums16 load_sums(const int16_t* from) { return _mm512_loadu_si512(from); }
-inline Sums16 add_lookups(Sums16 sums, Bytes table, Bytes index, Bytes signs) {
-  return _mm512_add_epi16(sums, _mm512_maddubs_epi16(_mm512_shuffle_epi8(table, index), signs));
+// sums += table[index] * signs, by pairs of bytes. As intrinsics, gcc 12 copies the sums.
+inline void add_lookups(Sums16& sums, Bytes table, Bytes index, Bytes signs) {
+#if defined(MEMCORE_INTRINSICS_ONLY)
+  sums = _mm512_add_epi16(sums, _mm512_maddubs_epi16(_mm512_shuffle_epi8(table, index), signs));
+#else
+  Bytes found;
+  __asm__("vpshufb %3, %2, %1\n\tvpmaddubsw %4, %1, %1\n\tvpaddw %1, %0, %0"
+          : "+v"(sums), "=&v"(found)
+          : "v"(table), "v"(index), "v"(signs));
+#endif
 }
 inline Bytes zero_bytes() { return _mm512_setzero_si512(); }
 // sum += table[index], stopping at 255. As intrinsics, gcc 12 copies the sums.

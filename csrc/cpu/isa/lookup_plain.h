@@ -61,7 +61,7 @@ inline Sums16 load_sums(const int16_t* from) {
   __builtin_memcpy(out.lane, from, sizeof(out.lane));
   return out;
 }
-inline Sums16 add_lookups(Sums16 sums, const Bytes& table, const Bytes& index, const Bytes& signs) {
+inline void add_lookups(Sums16& sums, const Bytes& table, const Bytes& index, const Bytes& signs) {
   for (int p = 0; p < 16; ++p) {
     int32_t sum = sums.lane[p];
     for (int i = 2 * p; i < 2 * p + 2; ++i) {
@@ -69,7 +69,6 @@ inline Sums16 add_lookups(Sums16 sums, const Bytes& table, const Bytes& index, c
     }
     sums.lane[p] = static_cast<int16_t>(sum);
   }
-  return sums;
 }
 inline Bytes zero_bytes() { return {}; }
 // sum += table[index], stopping at 255.

@@ -9,15 +9,18 @@ F32 row_word(const float* row, int64_t dim, int64_t begin) {
   return begin < dim ? load_tail<Float32Row>(row + begin, dim - begin) : broadcast(0.0f);
 }
 
-bool make_row_tables(const float* row, int64_t dim, uint8_t* tables) {
-  F32 largest = broadcast(0.0f);
+bool make_row_tables(const float* row, int64_t dim, const float* next, uint8_t* tables) {
+  F32 largest = broadcast(0.0f), total = broadcast(0.0f);
   for (int64_t i = 0; i < dim; i += 64) {
     F32 sum = abs(row_word(row, dim, i));
     for (int w = 1; w < 4; ++w) sum = add(sum, abs(row_word(row, dim, i + 16 * w)));
+    for (int w = 0; w < 4; ++w) __builtin_prefetch(next + i + 16 * w);
     largest = max(largest, sum);
+    total = add(total, sum);
   }
   const float top = max_lane(largest);
-  if (top < kSmallest) return false;
+  // Written so that NaN is refused, which the total has where any component is not finite.
+  if (!(fold(total) <= kLargestTotal) || top < kSmallest) return false;
   // Rounding adds at most 2 to a quad; what is left of 32639 pays for the roundings of this line.
   const F32 steps = broadcast(32600.0f / top);
   for (int64_t i = 0; i < dim; i += 64) {
@@ -50,8 +53,8 @@ __attribute__((noinline)) void project_tile(const uint8_t* tables, int64_t row_b
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
         const uint8_t* table = tables + r * row_bytes;
-        low[r][w] = add_lookups(low[r][w], repeat_table(table), index, signs);
-        high[r][w] = add_lookups(high[r][w], repeat_table(table + 16), index, signs);
+        add_lookups(low[r][w], repeat_table(table), index, signs);
+        add_lookups(high[r][w], repeat_table(table + 16), index, signs);
       }
     }
     at += kPairBytes;

@@ -48,10 +48,15 @@ constexpr int64_t table_bytes(int64_t dim) { return 32 * quad_pairs(dim); }
 // Beyond this dim the 32-bit sums could overflow.
 inline constexpr int64_t kMaxLookupDim = 131072;
 
+// A row whose sizes sum to no more than this is finite, and its canonical dot with itself far below
+// 1e36, whatever either sum was rounded by.
+inline constexpr float kLargestTotal = 5e17f;
+
 struct LshKernels {
-  // tables = those of a finite row (dim,). Returns false, and writes nothing, for a row too small
-  // to be rounded safely.
-  bool (*make_row_tables)(const float* row, int64_t dim, uint8_t* tables);
+  // tables = those of a row (dim,). Returns false, and writes nothing, for a row too small to be
+  // rounded safely, or with a total beyond kLargestTotal or not a number. Asks for the lines of a
+  // row to come, a few at a time; nothing is read there.
+  bool (*make_row_tables)(const float* row, int64_t dim, const float* next, uint8_t* tables);
 
   // sums[r * stride + p] = the rounded row r times plane p of a packed group.
   void (*project)(const uint8_t* tables, int64_t n_rows, const uint8_t* group, int64_t dim,
