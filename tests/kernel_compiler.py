@@ -19,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE / "kernels" / "table.json"
+KERNELS = HERE.parent / "kernels"
 sys.path.insert(0, str(HERE))
 
 from kernel_variants import ARCHITECTURES, VARIANTS  # noqa: E402
@@ -30,10 +31,20 @@ COUNTED = ("IMMA", "IGMMA", "HMMA", "HGMMA", "FFMA", "LDL", "STL", "LDG", "LDGST
 def digest(name):
     """A hash of everything that decides what a variant compiles to, but for the compiler."""
     variant = VARIANTS[name]
-    sources = sorted((HERE.parent / "kernels").glob("*.py"))
-    # Launchers are not compiled; neither are words.
-    texts = [_bare(path.read_text()) for path in sources if "@triton.jit" in path.read_text()]
+    module = variant.kernel.split(".")[0]
+    texts = [_bare((KERNELS / f"{each}.py").read_text()) for each in sorted(_reached({module}))]
     return hashlib.sha256("".join([*texts, repr(variant)]).encode()).hexdigest()[:16]
+
+
+def _reached(modules):
+    """Modules of kernels, and those that they import from beside them."""
+    found = set(modules)
+    for module in modules:
+        tree = ast.parse((KERNELS / f"{module}.py").read_text())
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        beside = {node.module for node in imports if node.level and node.module}
+        found |= _reached(beside - found)
+    return found
 
 
 def _bare(source):
