@@ -8,9 +8,10 @@ never waits for it.
 import torch
 import triton
 
+from .lsh import lay_out, lsh_encode
 from .search import search, search_ragged
 
-__all__ = ["check", "search", "search_ragged"]
+__all__ = ["check", "lay_out", "lsh_encode", "search", "search_ragged"]
 
 
 def check(op: str, error: type[Exception], array: object) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "explain",
     "isa",
     "isas",
+    "lay_out",
     "lsh_pack",
     "search_plain",
     "set_isa",
@@ -206,21 +207,38 @@ _REFERENCE: dict[str, Runner] = {
 }
 
 
+def _kernels(op: str) -> Any:
+    """The module `memcore.kernels`, which is imported by its first call."""
+    try:
+        return importlib.import_module("memcore.kernels")
+    except ImportError as error:
+        raise BackendError(f"{op}: {error.name} is not installed, should be") from None
+
+
 def _launcher(op: str) -> Runner:
-    """A launcher of `memcore.kernels`, which is imported by its first call."""
+    """A launcher of `memcore.kernels`."""
 
     def run(*given: Any) -> None:
-        try:
-            kernels = importlib.import_module("memcore.kernels")
-        except ImportError as error:
-            raise BackendError(f"{op}: {error.name} is not installed, should be") from None
+        kernels = _kernels(op)
         kernels.check(op, BackendError, given[0])
         getattr(kernels, op)(*given)
 
     return run
 
 
-_TRITON: dict[str, Runner] = {op: _launcher(op) for op in ("search", "search_ragged")}
+def lay_out(op: str, planes: Any, n_bits: int, kind: str) -> Any:
+    """What `lsh_pack` is to the compiled engine, for planes (n_planes, dim) on a device."""
+    return _kernels(op).lay_out(planes, n_bits, kind)
+
+
+_TRITON: dict[str, Runner] = {
+    op: _launcher(op)
+    for op in (
+        "search",
+        "search_ragged",
+        "lsh_encode",
+    )
+}
 _ENGINES: dict[str, dict[str, Runner]] = {
     "cpu": _CPU,
     "reference": _REFERENCE,

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, tensors
 from memcore.backends import engine, lsh_pack
 from memcore.errors import InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
 from memcore.ops.lsh import check_hash, lsh_encode, lsh_planes, lsh_probes, table_planes
+from memcore.ops.lsh_device import planes_on
 
 Codes = NDArray[np.uint64]
 
@@ -75,6 +76,8 @@ class LSH:
         self.planes = lsh_planes(n_planes, self.dim, seed=seed, kind=planes)
         self.planes.flags.writeable = False
         self._packed = lsh_pack(self.planes) if planes == "signs" else None
+        # The same for each device that vectors came from.
+        self._packed_on: dict[str, Any] = {}
 
     @property
     def n_buckets(self) -> int:
@@ -82,15 +85,29 @@ class LSH:
         return 1 << self.n_bits
 
     def encode(self, vectors: Any, *, backend: str | None = None) -> Any:
-        """The codes of vectors (n, dim), or of one (dim,): (n, n_tables) uint64.
+        """The codes of vectors (n, dim), or of one (dim,): (n, n_tables) uint64, where they lie.
 
         Raises:
             ShapeError: vectors of another dim.
-            InputError: a vector with NaN, Inf or a norm above 1e18 (the first such row is named).
+            InputError: a vector with NaN, Inf or a norm above 1e18 (the first such row is named; on
+                a device such a vector gets zeros instead).
         """
+        packed = self._packed
+        if backend == "triton" or arrays.place(vectors) != "cpu":
+            packed = self._laid_out(vectors)
         return lsh_encode(
-            vectors, self.planes, self.n_bits, kind=self.kind, packed=self._packed, backend=backend
+            vectors, self.planes, self.n_bits, kind=self.kind, packed=packed, backend=backend
         )
+
+    def _laid_out(self, vectors: Any) -> Any:
+        place = arrays.place(vectors)
+        if place not in self._packed_on:
+            device = tensors.device_of("encode", ("vectors", vectors))
+            self._packed_on[place] = planes_on(device, self.planes, self.n_bits, self.kind)
+        return self._packed_on[place]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed_on": {}}
 
     def probes(self, vectors: Any, n_probes: int, *, backend: str | None = None) -> Any:
         """The likeliest codes of each table, likeliest first: (n, n_tables, n_probes) uint64.

@@ -37,6 +37,7 @@ def install():
         return patch(fn)
 
     interpreter._patch_lang = patch_once
+    _mend_bfloat16(interpreter)
     launch = interpreter.GridExecutor.__call__
 
     def launch_silently(*given, **named):
@@ -45,3 +46,33 @@ def install():
             return launch(*given, **named)
 
     interpreter.GridExecutor.__call__ = launch_silently
+
+
+def _mend_bfloat16(interpreter):
+    """bfloat16 is kept as uint16: have it made by rounding to nearest, and multiplied as floats."""
+    import triton.language as tl
+
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    cast, dot = builder.cast_impl, builder.create_dot
+
+    def widened(tensor):
+        if tensor.dtype.scalar != tl.bfloat16:
+            return tensor
+        bits = tensor.data.astype(np.uint32) << 16
+        return handle(bits.view(np.float32), tl.float32)
+
+    def cast_mended(self, tensor, kind):
+        source, target = tensor.dtype.scalar, kind.scalar
+        if source == tl.bfloat16 and target != source:
+            return cast(self, widened(tensor), kind)
+        if target == tl.bfloat16 and target != source:
+            numbers = tensor.data.astype(np.float32)
+            bits = numbers.view(np.uint32).astype(np.uint64)
+            rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+            return handle(np.where(np.isnan(numbers), np.uint16(0x7FC0), rounded), tl.bfloat16)
+        return cast(self, tensor, kind)
+
+    def dot_mended(self, a, b, *rest):
+        return dot(self, widened(a), widened(b), *rest)
+
+    builder.cast_impl, builder.create_dot = cast_mended, dot_mended

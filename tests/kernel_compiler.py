@@ -25,7 +25,8 @@ sys.path.insert(0, str(HERE))
 from kernel_variants import ARCHITECTURES, VARIANTS  # noqa: E402
 
 # Counted in the disassembly: multiplies, fused floats, local memory, and what the rest is made of.
-COUNTED = ("IMMA", "IGMMA", "HMMA", "HGMMA", "FFMA", "LDL", "STL", "LDG", "LDGSTS", "SHFL", "BAR")
+COUNTED = ("IMMA", "IGMMA", "HMMA", "HGMMA", "UTCHMMA", "FFMA", "POPC", "ATOMS")
+COUNTED += ("LDL", "STL", "LDG", "LDGSTS", "SHFL", "BAR")
 
 
 def digest(name):
@@ -33,7 +34,8 @@ def digest(name):
     variant = VARIANTS[name]
     module = variant.kernel.split(".")[0]
     texts = [_bare((KERNELS / f"{each}.py").read_text()) for each in sorted(_reached({module}))]
-    return hashlib.sha256("".join([*texts, repr(variant)]).encode()).hexdigest()[:16]
+    texts += map(repr, (variant.kernel, variant.types, variant.constants, variant.options))
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
 def _reached(modules):

@@ -9,6 +9,7 @@ from memcore import arrays, reference
 from memcore.backends import engine, lsh_pack
 from memcore.errors import InputError, ShapeError
 from memcore.ops import arguments
+from memcore.ops.lsh_device import lsh_encode_device
 
 HASHES = ("sign", "cross_polytope")
 PLANES = ("signs", "gaussian")
@@ -46,7 +47,7 @@ def lsh_encode(
     n_bits: int = 64,
     *,
     kind: str = "sign",
-    packed: NDArray[np.uint8] | None = None,
+    packed: Any = None,
     backend: str | None = None,
 ) -> Any:
     """Hash vectors to codes of up to 64 bits, in as many tables as the planes fill.
@@ -58,22 +59,28 @@ def lsh_encode(
         kind: "sign": n_bits planes a table; bit i is set where the canonical score of the vector
             and plane i is at least 0. "cross_polytope": 2^(n_bits - 1) planes a table; the code is
             the place of the largest of [scores; -scores], the smaller one where two are equal.
-        packed: what `memcore.backends.lsh_pack` made of the planes, to spare its making.
-        backend: "cpu" or "reference".
+        packed: what `memcore.backends.lsh_pack` made of the planes, or on a device
+            `memcore.ops.lsh_device.planes_on`, to spare its making.
+        backend: "cpu", "reference" or "triton".
 
     Returns:
-        (n, n_tables) uint64, in the library of vectors. Codes of 4 tables x 64 bits are codes of
-        256 bits to `search(metric="hamming")`.
+        (n, n_tables) uint64, in the library of vectors and on their device. Codes of 4 tables x 64
+        bits are codes of 256 bits to `search(metric="hamming")`.
 
     Raises:
         ShapeError: shapes that do not fit each other.
-        InputError: a vector with NaN, Inf or a norm above 1e18 (the first such row is named).
+        InputError: a vector with NaN, Inf or a norm above 1e18 (the first such row is named; on a
+            device such a vector gets zeros instead).
+        BackendError: an engine that is not there, or a gradient asked for on a device.
 
     Cost:
         Planes of +-1: a quad of components is one look-up in a table made per vector, in integers;
         signs that the rounding leaves in doubt (about one in a thousand) are computed canonically.
         Other planes: one canonical score each.
     """
+    if backend == "triton" or arrays.place(vectors) != "cpu":
+        each = table_planes(check_hash("lsh_encode", n_bits, kind), kind)
+        return lsh_encode_device(vectors, planes, n_bits, kind, each, packed, backend)
     rows, table = _checked("lsh_encode", vectors, planes, n_bits, kind)
     if packed is None and len(rows) >= _MANY_VECTORS and table.dtype == np.int8:
         packed = lsh_pack(table)

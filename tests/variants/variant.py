@@ -10,9 +10,11 @@ from typing import Any
 ARCHITECTURES = (80, 90, 100)
 
 FLOATS, INTS, LONGS, BYTES = "*fp32!", "*i32!", "*i64!", "*i8!"
+HALVES = "*bf16!"
 NO_FUSION = {"enable_fp_fusion": False}
 # Multiplies of tensor cores, by architecture.
 INT8 = {80: "IMMA", 90: "IGMMA", 100: "IMMA"}
+BF16 = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 
 
 @dataclass(frozen=True)
