@@ -369,6 +369,7 @@ void register_pages(py::module_& m) {
       .def_property_readonly("n_free_pages", without_gil(&Pages::n_free_pages))
       .def_property_readonly_static("page_rows", [](const py::object&) { return kPageRows; });
   bind_pages_search(cls);
+  bind_pages_changes(cls);
 }
 
 }  // namespace memcore

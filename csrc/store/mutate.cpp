@@ -193,6 +193,7 @@ void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,
     }
   }
   plan.seal();
+  reserve_journal();
   // Nobody sees these slots before the banks' counts change.
   if (incoming) {
     plan.expect_rows();
@@ -209,12 +210,14 @@ void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,
     slab_.mark_stale(slots[position]);
     slab_.ids(page_of(slots[position]))[lane_of(slots[position])] = ids_out[position];
     write_cells(slots[position], position, cells, true);
+    if (journal_) journal_->write(slots[position]);
   }
   finish(plan);
   for (int64_t group = 0; group < batch.n_groups(); ++group) {
     Bank& bank = banks_[batch.banks[group]];
     bank.n_rows += batch.begins[group + 1] - batch.begins[group];
     bank.next_id = chosen.next_ids[group];
+    if (journal_) journal_->change(batch.banks[group]);
     if (ids != nullptr) bank.gaps = std::move(chosen.gaps[group]);
   }
 }
@@ -259,6 +262,7 @@ void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n,
     }
   }
   plan.seal();
+  reserve_journal();
 
   run(plan);
   if (incoming) incoming->write(slots, batch.order);
@@ -266,6 +270,7 @@ void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n,
     if (slots[position] < 0) continue;
     if (incoming) slab_.mark_stale(slots[position]);
     write_cells(slots[position], position, cells, false);
+    if (journal_) journal_->write(slots[position]);
   }
   finish(plan);
   for (int64_t i = 0; i < n; ++i) found[i] = rows[i] >= 0;
@@ -294,12 +299,14 @@ void Pages::remove(const Int64View& handles, const Int64View& ids, int64_t n, bo
     n_removed[group] = static_cast<int64_t>(removed.size());
   }
   plan.seal();
+  reserve_journal();
 
   run(plan);
   finish(plan);
   for (int64_t group = 0; group < batch.n_groups(); ++group) {
     Bank& bank = banks_[batch.banks[group]];
     bank.n_rows -= n_removed[group];
+    if (journal_) journal_->change(batch.banks[group]);
     if (bank.n_rows <= kScanRows / 2) bank.id_map.reset();
   }
   for (int64_t i = 0; i < n; ++i) found[i] = rows[i] >= 0;

@@ -34,9 +34,11 @@ Pages::Pages(int64_t dim, DType dtype, Metric metric, std::vector<ColumnKind> ki
 void Pages::create(int64_t n, int64_t* handles, bool are_lists) {
   const WriteLock hold(lock_);
   banks_.reserve(n);
+  reserve_journal(n);
   for (int64_t i = 0; i < n; ++i) {
     const int32_t index = banks_.take();
     banks_[index].is_list = are_lists;
+    if (journal_) journal_->change(index, 0);
     handles[i] = banks_.handle(index);
   }
 }
@@ -73,8 +75,12 @@ void Pages::drop(const Int64View& handles) {
   Plan plan(slab_, banks_);
   for (const int32_t bank : batch.banks) plan.cut_pages(bank, 0);
   plan.seal();
+  reserve_journal();
   finish(plan);
-  for (const int32_t bank : batch.banks) banks_.give_back(bank);
+  for (const int32_t bank : batch.banks) {
+    banks_.give_back(bank);
+    if (journal_) journal_->change(bank, 0);
+  }
 }
 
 void Pages::fork(const Int64View& handles, int64_t n, int64_t* forks) {
@@ -89,8 +95,10 @@ void Pages::fork(const Int64View& handles, int64_t n, int64_t* forks) {
     for (int64_t i = 0; i < n; ++i) copies.push_back(banks_[parent].clone());
   }
   banks_.reserve(handles.size * n);
+  reserve_journal(handles.size * n);
   for (BankContents& copy : copies) {
     const int32_t fork = banks_.take();
+    if (journal_) journal_->change(fork, 0);
     *forks++ = banks_.handle(fork);
     acquire_pages(copy);
     static_cast<BankContents&>(banks_[fork]) = std::move(copy);
@@ -111,11 +119,13 @@ void Pages::copy_from(const Int64View& handles, const Int64View& sources) {
   Plan plan(slab_, banks_);
   for (const int32_t bank : batch.banks) plan.cut_pages(bank, 0);
   plan.seal();
+  reserve_journal();
   // A bank may be the source of another: pages gain references before any loses one.
   for (const BankContents& copy : copies) acquire_pages(copy);
   finish(plan);
   for (size_t i = 0; i < copies.size(); ++i) {
     static_cast<BankContents&>(banks_[batch.banks[i]]) = std::move(copies[i]);
+    if (journal_) journal_->change(batch.banks[i], 0);
   }
 }
 
@@ -210,6 +220,7 @@ void Pages::compact() {
     copies.push_back({page, target, kPageRows, kPageRows});
     targets[page - n_used] = target++;
   }
+  reserve_journal();
   for_tasks_or_alone(static_cast<int64_t>(copies.size()), kTaskPages,
                      [&](int64_t, int64_t begin, int64_t end) {
                        for (int64_t i = begin; i < end; ++i) {
@@ -222,10 +233,17 @@ void Pages::compact() {
   for (int32_t index = 0; index < banks_.size(); ++index) {
     PageTable& pages = banks_[index].pages;
     for (int64_t i = 0; i < pages.size(); ++i) {
-      if (pages[i] >= n_used) pages[i] = targets[pages[i] - n_used];
+      if (pages[i] < n_used) continue;
+      pages[i] = targets[pages[i] - n_used];
+      if (journal_) journal_->change(index, i);
     }
   }
-  for (const Plan::Copy& copy : copies) slab_.replace(copy.from, copy.to);
+  for (const Plan::Copy& copy : copies) {
+    slab_.replace(copy.from, copy.to);
+    if (!journal_) continue;
+    journal_->copy(copy.from, copy.to, kPageRows, kPageRows);
+    journal_->write(copy.from, 0, kPageRows);
+  }
   slab_.trim();
 }
 
@@ -239,7 +257,11 @@ void Pages::run(const Plan& plan) noexcept {
   const auto& wipes = plan.wipes();
   const auto size = [](const auto& items) { return static_cast<int64_t>(items.size()); };
 
+  if (journal_) {
+    for (const Plan::Edit& edit : plan.edits()) journal_->change(edit.bank, edit.position);
+  }
   for (const Plan::Copy& copy : copies) {
+    if (journal_) journal_->copy(copy.from, copy.to, copy.n_lanes, copy.n_used);
     slab_.copy_cells(copy.from, copy.to, copy.n_lanes);
     count_refs(copy.to, 0, copy.n_lanes, 1);
   }
@@ -253,7 +275,9 @@ void Pages::run(const Plan& plan) noexcept {
     count_refs(move.to, -1);
     slab_.move_cells(move.from, move.to);
     count_refs(move.to, 1);
+    if (journal_) journal_->write(move.to);
     if (!move.wipes) continue;
+    if (journal_) journal_->write(move.from);
     count_refs(move.from, -1);
     slab_.wipe_cells(move.from);
   }
@@ -269,6 +293,7 @@ void Pages::run(const Plan& plan) noexcept {
   });
 
   for (const int64_t slot : wipes) {
+    if (journal_) journal_->write(slot);
     count_refs(slot, -1);
     slab_.wipe_cells(slot);
   }
@@ -280,6 +305,7 @@ void Pages::run(const Plan& plan) noexcept {
 void Pages::finish(Plan& plan) noexcept {
   const std::vector<Plan::FreedPage>& freed = plan.commit();
   for (const Plan::FreedPage& page : freed) {
+    if (journal_) journal_->write(page.page, 0, page.n_used);
     count_refs(page.page, 0, page.n_used, -1);
     slab_.wipe_page_cells(page.page);
   }

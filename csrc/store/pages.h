@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "banks.h"
 #include "batch.h"
 #include "columns.h"
+#include "journal.h"
 #include "metric.h"
 #include "plan.h"
 #include "rwlock.h"
@@ -68,6 +70,18 @@ class Pages {
   void holds(int64_t column, const Int64View& numbers, bool* out);
   void compact();
 
+  // For a mirror of the rows on another device: from start_journal on, changes are noted, and all
+  // that is there counts as changed.
+  void start_journal();
+  Journal::Changes take_changes();
+  // Notes these pages as written, whatever is in them.
+  void mark_changed(const Int64View& pages);
+  // What is in these slots: rows (n, dim) as bytes, ids (n,) and cells, one (n,) for each column.
+  void read_slots(const Int64View& slots, uint8_t* rows, int64_t* ids,
+                  const std::vector<int64_t*>& cells);
+  // The tables of these banks one after the other; ends (n,) says where each ends.
+  std::vector<int64_t> page_tables(const Int64View& handles, int64_t* ends);
+
   // For tests: the page numbers of a bank, and all bytes of a page.
   std::vector<int64_t> page_table(int64_t handle);
   std::string page_content(int64_t page);
@@ -95,6 +109,9 @@ class Pages {
   void finish(Plan& plan) noexcept;
   void acquire_pages(const BankContents& rows) noexcept;
 
+  // Makes sure that the journal, if there is one, can take what a sealed plan does.
+  void reserve_journal(int64_t n_new_banks = 0);
+
   // Adds (or takes away, for sign -1) the references of some lanes of a page.
   void count_refs(int32_t page, int begin_lane, int end_lane, int sign) noexcept;
   void count_refs(int64_t slot, int sign) noexcept {
@@ -118,6 +135,7 @@ class Pages {
   std::vector<int> ref_columns_;
   Banks banks_;
   std::vector<RefCounts> refs_;  // one per column
+  std::unique_ptr<Journal> journal_;
   mutable RwLock lock_;
 };
 

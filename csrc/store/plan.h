@@ -30,6 +30,13 @@ class Plan {
     int32_t page;
     int32_t n_used;
   };
+  // Another page at a position of a bank's table.
+  struct Edit {
+    int32_t bank;
+    int32_t old_page;  // -1: the page at this position is new
+    int64_t position;
+    int32_t old_lanes;
+  };
 
   Plan(Slab& slab, Banks& banks) : slab_(slab), banks_(banks) {}
   ~Plan();
@@ -62,6 +69,7 @@ class Plan {
   // Reserves what commit needs. Call it last, before commit.
   void seal();
 
+  const std::vector<Edit>& edits() const { return edits_; }
   const std::vector<Copy>& copies() const { return copies_; }
   const std::vector<Move>& moves() const { return moves_; }
   const std::vector<int64_t>& wipes() const { return wipes_; }
@@ -71,12 +79,6 @@ class Plan {
   const std::vector<FreedPage>& commit() noexcept;
 
  private:
-  struct Edit {
-    int32_t bank;
-    int32_t old_page;  // -1: the page at this position is new
-    int64_t position;
-    int32_t old_lanes;
-  };
   struct Cut {
     int32_t bank;
     int64_t position;
