@@ -10,8 +10,16 @@ import triton
 
 from .lsh import lay_out, lsh_encode
 from .search import search, search_ragged
+from .topk import topk
 
-__all__ = ["check", "lay_out", "lsh_encode", "search", "search_ragged"]
+__all__ = [
+    "check",
+    "lay_out",
+    "lsh_encode",
+    "search",
+    "search_ragged",
+    "topk",
+]
 
 
 def check(op: str, error: type[Exception], array: object) -> None:

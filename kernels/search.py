@@ -187,7 +187,7 @@ def _search_scan(
         K=kept,
         enable_fp_fusion=False,
     )
-    _merge(parts, part_ids, needed, widths, scores, ids)
+    merge(parts, part_ids, needed, widths, scores, ids)
 
 
 def _search_split(
@@ -231,20 +231,28 @@ def _search_split(
             N=64,
             enable_fp_fusion=False,
         )
-        # Stable, so that equal scores stay in the order of their ids.
-        best, places = pairs.sort(dim=1, descending=True, stable=True)
-        best, places = best[:, :width], places[:, :width]
-        found = best > NOTHING.value
-        if widths is not None:
-            found &= torch.arange(best.shape[1], device=best.device) < widths[part, None]
+        finals, places = sorted_best(pairs, width, None if widths is None else widths[part])
         if some.named is not None:
-            places = some.named.gather(1, places)
+            places = torch.where(places < 0, -1, some.named.gather(1, places.clamp(min=0)))
         elif some.begins is not None:
-            places = places + some.begins[:, None]
-        bits = torch.where(best >= 0, best, best ^ 0x7FFFFFFF)
-        finals = bits.view(torch.float32)
-        scores[part, : best.shape[1]] = torch.where(found, finals, -torch.inf)
-        ids[part, : best.shape[1]] = torch.where(found, places, -1)
+            places = torch.where(places < 0, -1, places + some.begins[:, None])
+        scores[part, : finals.shape[1]] = finals
+        ids[part, : finals.shape[1]] = places
+
+
+def sorted_best(
+    keys: torch.Tensor, width: int, widths: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores and places of the largest of keys (n_rows, n), at most `width`; -inf and -1 pad."""
+    # Stable, so that equal scores stay in the order of their ids.
+    best, places = keys.sort(dim=1, descending=True, stable=True)
+    best, places = best[:, :width], places[:, :width]
+    found = best > NOTHING.value
+    if widths is not None:
+        found &= torch.arange(best.shape[1], device=best.device) < widths[:, None]
+    bits = torch.where(best >= 0, best, best ^ 0x7FFFFFFF)
+    finals = torch.where(found, bits.view(torch.float32), -torch.inf)
+    return finals, torch.where(found, places, -1)
 
 
 def _splits(n_programs: int, n_keys: int, kept: int) -> int:
@@ -253,7 +261,7 @@ def _splits(n_programs: int, n_keys: int, kept: int) -> int:
     return max(1, min(wanted, 2048 // kept, triton.cdiv(n_keys, 256)))
 
 
-def _merge(
+def merge(
     parts: torch.Tensor,
     part_ids: torch.Tensor,
     needed: torch.Tensor | None,
@@ -261,6 +269,7 @@ def _merge(
     scores: torch.Tensor,
     ids: torch.Tensor,
 ) -> None:
+    """Write the best of parts (n_queries, …), the largest first; see `scan.merge_kernel`."""
     n_queries, width = scores.shape
     n_parts = parts[0].numel()
     scan.merge_kernel[(n_queries,)](
@@ -442,5 +451,5 @@ def _search_turn(
         K=kept,
         num_warps=8,
     )
-    _merge(parts, part_ids, None, widths, scores, ids)
+    merge(parts, part_ids, None, widths, scores, ids)
     _search_scan(queries, squares, keys, key_norms, filter, needed, widths, scores, ids)

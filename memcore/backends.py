@@ -19,6 +19,7 @@ from memcore.hits import Hits
 
 __all__ = [
     "Explanation",
+    "check_readable",
     "engine",
     "explain",
     "isa",
@@ -218,10 +219,9 @@ def _kernels(op: str) -> Any:
 def _launcher(op: str) -> Runner:
     """A launcher of `memcore.kernels`."""
 
-    def run(*given: Any) -> None:
-        kernels = _kernels(op)
-        kernels.check(op, BackendError, given[0])
-        getattr(kernels, op)(*given)
+    def run(*given: Any, **options: Any) -> None:
+        kernels = check_readable(op, given[0])
+        getattr(kernels, op)(*given, **options)
 
     return run
 
@@ -231,12 +231,20 @@ def lay_out(op: str, planes: Any, n_bits: int, kind: str) -> Any:
     return _kernels(op).lay_out(planes, n_bits, kind)
 
 
+def check_readable(op: str, array: Any) -> Any:
+    """Raise BackendError unless kernels can read an array where it lies; else their module."""
+    kernels = _kernels(op)
+    kernels.check(op, BackendError, array)
+    return kernels
+
+
 _TRITON: dict[str, Runner] = {
     op: _launcher(op)
     for op in (
         "search",
         "search_ragged",
         "lsh_encode",
+        "topk",
     )
 }
 _ENGINES: dict[str, dict[str, Runner]] = {

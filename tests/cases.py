@@ -36,6 +36,15 @@ def normal(rng, *shape):
     return rng.standard_normal(shape, dtype=np.float32)
 
 
+def rows_of_scores(rng, n_rows, n):
+    scores = normal(rng, n_rows, n)
+    # A few values for many places: ties of both zeros, infinities, NaN.
+    odd = np.array([0, -0.0, np.nan, np.inf, -np.inf, 1, 1], np.float32)
+    chosen = rng.random((n_rows, n)) < 0.4
+    scores[chosen] = rng.choice(odd, int(chosen.sum()))
+    return scores
+
+
 def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 

@@ -2,8 +2,9 @@
 
 from variants.lsh import VARIANTS as LSH
 from variants.search import VARIANTS as SEARCH
+from variants.topk import VARIANTS as TOPK
 from variants.variant import ARCHITECTURES
 
 __all__ = ["ARCHITECTURES", "VARIANTS"]
 
-VARIANTS = {**LSH, **SEARCH}
+VARIANTS = {**LSH, **SEARCH, **TOPK}

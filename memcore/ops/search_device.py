@@ -10,7 +10,7 @@ from memcore import arrays, tensors
 from memcore.backends import engine
 from memcore.errors import BackendError, InputError, ShapeError
 from memcore.hits import Hits
-from memcore.ops import arguments
+from memcore.ops.device import hits
 
 
 def search_device(
@@ -57,9 +57,7 @@ def search_device(
             "should be (n_queries, dim) and (n_keys, dim)"
         )
     n_queries, n_keys = len(asked), len(rows)
-    if not isinstance(k, int) and arrays.place(k) != "cpu":
-        raise BackendError(f"{op}: k is on {arrays.place(k)}, should be on the host")
-    k, width = arguments.widths(op, k, n_queries)
+    k, scores, ids = hits(op, k, n_queries, device)
     if offsets is not None:
         offsets = tensors.ints(op, "offsets", offsets)
         segments = None if segments is None else tensors.ints(op, "segments", segments)
@@ -80,11 +78,6 @@ def search_device(
             )
     scale = None if scale is None else tensors.weights(op, "scale", scale, n_keys)
     bias = None if bias is None else tensors.weights(op, "bias", bias, n_keys)
-    torch = tensors.library(op)
-    scores = torch.empty((n_queries, width), dtype=torch.float32, device=device)
-    ids = torch.empty_like(scores, dtype=torch.int64)
-    if not isinstance(k, int):
-        k = torch.as_tensor(k, device=device)
     engine(op, "triton")(
         asked, rows, offsets, segments, k, metric, mask, candidates, scale, bias, low, high, None,
         scores, ids,

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays
+from memcore import arrays, tensors
 from memcore.backends import engine
-from memcore.errors import ShapeError
+from memcore.errors import BackendError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
+from memcore.ops.device import hits
 
 
 def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
@@ -16,9 +17,9 @@ def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
 
     Args:
         scores: (n_queries, n), or (n,) for one query; float32, float16 or bfloat16; other numbers
-            are converted to float32. NumPy or CPU torch, any strides.
+            are converted to float32. NumPy or torch, any strides; on a GPU, see docs/gpu.md.
         k: an int, or an int array of one per query (the width is its maximum).
-        backend: "cpu" or "reference"; see `memcore.explain`.
+        backend: "cpu", "reference" or, on a GPU, "triton"; see `memcore.explain`.
 
     Returns:
         Hits of shape (n_queries, k): float32 scores, and int64 positions in the row as ids. Largest
@@ -29,12 +30,17 @@ def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
         ShapeError: scores is not one or two-dimensional.
         DtypeError: scores or k is not of numbers.
         InputError: k is negative.
+        BackendError: an engine that is not there, or a gradient asked for on a device.
 
     Example:
         >>> import memcore
         >>> memcore.topk([2.0, 5.0, 5.0, 1.0], 3).ids.tolist()
         [[1, 2, 0]]
     """
+    if backend == "triton" or (
+        scores.__class__ is not np.ndarray and arrays.place(scores) != "cpu"
+    ):
+        return _topk_device(scores, k, backend)
     run = engine("topk", backend)
     rows = arrays.floats("topk", "scores", scores)
     if rows.ndim == 1:
@@ -51,3 +57,19 @@ def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
     if scores.__class__ is np.ndarray:
         return tuple.__new__(Hits, (best, ids))
     return Hits(arrays.like(scores, best), arrays.like(scores, ids))
+
+
+def _topk_device(scores: Any, k: Any, backend: str | None) -> Hits:
+    """The hits on the device of the scores, in their library; nothing waits for it."""
+    if backend not in (None, "triton"):
+        raise BackendError(f"topk: backend is {backend!r}, should be 'triton' on a device")
+    device = tensors.device_of("topk", ("scores", scores))
+    if arrays.differentiates(scores):
+        raise BackendError(f"topk: scores on {device} needs a gradient, should be detached")
+    rows = tensors.vectors("topk", "scores", scores)
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim != 2:
+        raise ShapeError(f"topk: scores has shape {tuple(rows.shape)}, should be (n_queries, n)")
+    k, best, ids = hits("topk", k, len(rows), device)
+    engine("topk", "triton")(rows, k, best, ids)
+    return Hits(tensors.like(scores, best), tensors.like(scores, ids))

@@ -4,18 +4,9 @@ import numpy as np
 import pytest
 
 import memcore
-from cases import SIZES, normal
+from cases import SIZES, rows_of_scores
 from compare import assert_hits
 from memcore import reference
-
-
-def rows_of_scores(rng, n_rows, n):
-    scores = normal(rng, n_rows, n)
-    # A few values for many places: ties of both zeros, infinities, NaN.
-    odd = np.array([0, -0.0, np.nan, np.inf, -np.inf, 1, 1], np.float32)
-    chosen = rng.random((n_rows, n)) < 0.4
-    scores[chosen] = rng.choice(odd, int(chosen.sum()))
-    return scores
 
 
 @pytest.mark.parametrize("n", [0, *SIZES, 20000])

@@ -1,0 +1,41 @@
+"""What ops share on a device: whether a call goes there, and room for its hits."""
+
+from typing import Any
+
+from memcore import arrays, tensors
+from memcore.backends import check_readable
+from memcore.errors import BackendError
+from memcore.ops import arguments
+
+
+def is_on_device(op: str, backend: str | None, **given: Any) -> bool:
+    """Whether a call is one for a device: an array lies there, or the engine is asked for.
+
+    Args:
+        op: for errors.
+        backend: the engine that was asked for.
+        given: the arrays by their names, None for what was not given.
+
+    Raises:
+        BackendError: another engine, arrays on several devices or where no kernel can read.
+    """
+    places = (arrays.place(array) for array in given.values() if array is not None)
+    if backend != "triton" and all(place == "cpu" for place in places):
+        return False
+    if backend not in (None, "triton"):
+        raise BackendError(f"{op}: backend is {backend!r}, should be 'triton' on a device")
+    tensors.device_of(op, *given.items())
+    if backend is not None and not tensors.library(op).compiler.is_compiling():
+        check_readable(op, next(iter(given.values())))
+    return True
+
+
+def hits(op: str, k: Any, n_queries: int, device: Any) -> tuple[Any, Any, Any]:
+    """K as a kernel reads it, an int or a tensor of one per query, and room for scores and ids."""
+    if not isinstance(k, int) and arrays.place(k) != "cpu":
+        raise BackendError(f"{op}: k is on {arrays.place(k)}, should be on the host")
+    k, width = arguments.widths(op, k, n_queries)
+    torch = tensors.library(op)
+    scores = torch.empty((n_queries, width), dtype=torch.float32, device=device)
+    ids = torch.empty_like(scores, dtype=torch.int64)
+    return k if isinstance(k, int) else torch.as_tensor(k, device=device), scores, ids
