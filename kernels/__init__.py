@@ -8,12 +8,14 @@ never waits for it.
 import torch
 import triton
 
+from .hamming import hamming_search
 from .lsh import lay_out, lsh_encode
 from .search import search, search_ragged
 from .topk import topk
 
 __all__ = [
     "check",
+    "hamming_search",
     "lay_out",
     "lsh_encode",
     "search",

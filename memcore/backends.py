@@ -245,6 +245,7 @@ _TRITON: dict[str, Runner] = {
         "search_ragged",
         "lsh_encode",
         "topk",
+        "hamming_search",
     )
 }
 _ENGINES: dict[str, dict[str, Runner]] = {

@@ -76,6 +76,24 @@ def ints(op: str, name: str, array: Any) -> Any:
     return tensor.to(library(op).int64).contiguous()
 
 
+def words(op: str, name: str, array: Any) -> Any:
+    """Codes of 64-bit words, or of bytes in multiples of eight, as int32 words, contiguous."""
+    torch = library(op)
+    tensor = _seen(op, name, array)
+    in_bytes = tensor.dtype is torch.uint8 and tensor.ndim and tensor.shape[-1] % 8 == 0
+    if not in_bytes and tensor.dtype not in (torch.uint64, torch.int64):
+        raise DtypeError(
+            f"{op}: {name} has dtype {tensor.dtype} and shape {tuple(tensor.shape)}, "
+            "should be uint64 words, or uint8 in multiples of 8"
+        )
+    if not in_bytes:
+        tensor = tensor.view(torch.int64)
+    if not tensor.numel():
+        n_words = tensor.shape[-1] // (4 if in_bytes else 1) * (1 if in_bytes else 2)
+        return tensor.new_empty((*tensor.shape[:-1], n_words), dtype=torch.int32)
+    return tensor.contiguous().view(torch.int32)
+
+
 def bools(op: str, name: str, array: Any) -> Any:
     """A mask."""
     tensor = _seen(op, name, array)

@@ -1,10 +1,13 @@
 """All kernels as they are launched on a GPU, one list a family."""
 
-from variants.lsh import VARIANTS as LSH
-from variants.search import VARIANTS as SEARCH
-from variants.topk import VARIANTS as TOPK
-from variants.variant import ARCHITECTURES
+from importlib import import_module
+from pathlib import Path
+
+from variants.variant import ARCHITECTURES, Variant
 
 __all__ = ["ARCHITECTURES", "VARIANTS"]
 
-VARIANTS = {**LSH, **SEARCH, **TOPK}
+_FAMILIES = sorted(path.stem for path in (Path(__file__).parent / "variants").glob("*.py"))
+VARIANTS: dict[str, Variant] = {}
+for _family in _FAMILIES:
+    VARIANTS |= getattr(import_module(f"variants.{_family}"), "VARIANTS", {})

@@ -92,6 +92,14 @@ def bound(op: str, name: str, value: Any) -> float:
     return rounded
 
 
+def farthest(op: str, min_score: Any, n_bits: int) -> int:
+    """The most bits in which a code of n_bits may differ to reach min_score; -1 where none may."""
+    if min_score is None:
+        return n_bits
+    # Scores are whole numbers, so the bound may be rounded.
+    return int(np.floor(np.clip(-bound(op, "min_score", min_score), -1, n_bits)))
+
+
 def whole(op: str, name: str, value: Any, least: int) -> int:
     """An int of at least `least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):

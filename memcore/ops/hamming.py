@@ -9,6 +9,7 @@ from memcore.backends import engine
 from memcore.errors import ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
+from memcore.ops.hamming_device import hamming_search_device
 
 
 def hamming_search(
@@ -29,7 +30,7 @@ def hamming_search(
         k: an int, or an int array of one per query.
         mask: (n_keys,) or (n_queries, n_keys) bool; True = may be returned.
         min_score: lowest score to return.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or "triton".
 
     Returns:
         Hits of shape (n_queries, k): scores are minus the number of bits that differ, equal ones by
@@ -39,6 +40,8 @@ def hamming_search(
         ShapeError: shapes that do not fit each other.
         DtypeError: codes that are neither 64-bit words nor bytes.
         InputError: a negative k.
+        BackendError: an engine that is not there, arrays on several devices, or codes of more than
+            16,320 bits on a device.
 
     Cost:
         Few queries read the codes once each. Sixteen and more, of up to 256 bits, look their
@@ -46,6 +49,8 @@ def hamming_search(
     """
     # What the caller wrote: search(metric="hamming").
     op = "search"
+    if backend == "triton" or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
+        return hamming_search_device(op, queries, keys, k, mask, min_score, backend)
     asked, rows = arrays.codes(op, "queries", queries), arrays.codes(op, "keys", keys)
     if asked.ndim == 1:
         asked = asked[None]
@@ -58,11 +63,7 @@ def hamming_search(
     k, width = arguments.widths(op, k, n_queries)
     if mask is not None:
         mask = arguments.mask(op, mask, n_queries, n_keys)
-    max_distance = 64 * rows.shape[1]
-    if min_score is not None:
-        # Scores are whole numbers, so the bound may be rounded.
-        low = arguments.bound(op, "min_score", min_score)
-        max_distance = int(np.floor(np.clip(-low, -1, max_distance)))
+    max_distance = arguments.farthest(op, min_score, 64 * rows.shape[1])
     scores, ids = arguments.outputs(op, n_queries, width)
     plain = (np.require(codes, requirements=["C", "A"]) for codes in (asked, rows))
     engine("hamming_search", backend)(*plain, k, mask, max_distance, scores, ids)
