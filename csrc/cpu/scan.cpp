@@ -180,6 +180,12 @@ void Scan::measure(const BlockGroup& group, const int32_t* subset, int64_t n_sub
   }
 }
 
+void Scan::release_bounds() {
+  // `lower_ = {}` would keep the memory.
+  lower_ = std::vector<float>();
+  upper_ = std::vector<float>();
+}
+
 void Scan::settle(bool offers) {
   for (int64_t i = 0; i < n_; ++i) {
     Collector& collector = *collectors_[i];

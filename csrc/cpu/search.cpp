@@ -191,6 +191,8 @@ class Segment {
         scan.measure(group, scan.everyone(), n);
       }
       scan.settle(false);
+      // There is a scan for every tile of queries, and each is asked once.
+      scan.release_bounds();
       interrupt_.poll();
     });
   }
