@@ -8,17 +8,24 @@ never waits for it.
 import torch
 import triton
 
+from . import pages
 from .hamming import hamming_search
 from .lsh import lay_out, lsh_encode
-from .search import search, search_ragged
+from .search import norms, search, search_ragged
+from .search_pages import Conditions, Limits, search_pages
 from .topk import topk
 
 __all__ = [
+    "Conditions",
+    "Limits",
     "check",
     "hamming_search",
     "lay_out",
     "lsh_encode",
+    "norms",
+    "pages",
     "search",
+    "search_pages",
     "search_ragged",
     "topk",
 ]

@@ -141,13 +141,16 @@ def bools(op: str, name: str, array: Any) -> NDArray[np.bool_]:
 
 
 def like(array: Any, result: NDArray[Any], *, is_bfloat16: bool = False) -> Any:
-    """A result in the library of the array that was asked with, without a copy."""
+    """A result in the library, and on the device, of the array that was asked with.
+
+    On the host nothing is copied.
+    """
     torch = _torch_of(array)
     if torch is None:
         return result
-    if is_bfloat16:
-        return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(result)
+    tensor = torch.from_numpy(result.view(np.int16) if is_bfloat16 else result)
+    tensor = tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+    return tensor if array.device.type == "cpu" else tensor.to(array.device)
 
 
 def place(array: Any) -> str:
@@ -160,6 +163,15 @@ def place(array: Any) -> str:
     kind, number = device()
     # 1 is DLPack's number of the host.
     return "cpu" if kind == 1 else f"DLPack device {int(kind)}:{number}"
+
+
+def near(array: Any) -> Any:
+    """An array on a device, copied to the host when it is there; anything else as it is."""
+    if array.__class__ is np.ndarray or place(array) in ("cpu", "meta"):
+        return array
+    if _torch_of(array) is not None:
+        return array.cpu()
+    return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
 def _host(op: str, name: str, array: Any) -> tuple[NDArray[Any], bool]:

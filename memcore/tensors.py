@@ -5,6 +5,7 @@ too. Nothing here waits for the device: what would have to be read back to be ch
 checked, and the kernels leave it out instead.
 """
 
+import importlib
 import sys
 from typing import Any
 
@@ -43,6 +44,37 @@ def device_of(op: str, *given: tuple[str, Any]) -> Any:
         elif place != first:
             raise BackendError(f"{op}: {name} is on {place}, should be on {first} as the others")
     return first
+
+
+def place_for(op: str, device: str) -> Any:
+    """The torch device of a name, if kernels run there.
+
+    Raises:
+        BackendError: torch or Triton is not installed, or there is no such GPU.
+    """
+    torch = library(op)
+    try:
+        triton: Any = importlib.import_module("triton")
+    except ImportError:
+        raise BackendError(f"{op}: triton is not installed, should be for a device") from None
+    if triton.knobs.runtime.interpret:
+        return torch.device("cpu")
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = torch.device(device)
+    number = torch.cuda.current_device() if n_devices and named.index is None else named.index
+    if number is None or number >= n_devices:
+        raise BackendError(
+            f"{op}: device is {device!r}, but torch sees {n_devices} GPUs, should be 'cpu'"
+        )
+    return torch.device("cuda", number)
+
+
+def lies_on(device: Any, array: Any) -> bool:
+    """Whether an array lies on a torch device, or on any device in another library's words."""
+    torch = library("search")
+    if isinstance(array, torch.Tensor):
+        return bool(array.device == device)
+    return arrays.place(array) != "cpu"
 
 
 def vectors(op: str, name: str, array: Any) -> Any:

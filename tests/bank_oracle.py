@@ -97,9 +97,10 @@ class DictBank:
 class World:
     """An arena and its oracle; every method does one thing to both and compares."""
 
-    def __init__(self, metric="cosine", dtype="float32", index=None):
+    def __init__(self, metric="cosine", dtype="float32", index=None, **options):
         self.metric = metric
-        self.arena = memcore.Arena(DIM, metric=metric, dtype=dtype, fields=FIELDS, index=index)
+        options = {"dtype": dtype, "fields": FIELDS, "index": index, **options}
+        self.arena = memcore.Arena(DIM, metric=metric, **options)
         probe = self.arena.new(1)
         self.arena.add(probe, POOL)
         stored = self.arena.get(probe, np.arange(len(POOL))).vectors

@@ -54,6 +54,7 @@ class Arena:
         fields: Mapping[str, Any] | None = None,
         codebook: Codebook | None = None,
         index: Any = None,
+        device_bytes: int | None = None,
     ) -> None:
         """Make an arena without banks.
 
@@ -61,14 +62,22 @@ class Arena:
             dim: components of a vector; None for rows without vectors.
             metric: "cosine", "dot" or "l2" (minus the squared distance).
             dtype: what rows are stored as: "float32", "float16" or "bfloat16".
-            device: "cpu".
+            device: "cpu", or "cuda" (and "cuda:1", …): then rows are kept on the host and, for
+                searches, on that GPU too. Arrays are taken from either, and results are where the
+                queries are. Search there has neither codebook nor index.
             fields: the kind of each field by name: "int64", "float64", "bool", "str" or "tags" (a
                 list of str); int, float, bool, str and list mean the same.
             codebook: keep codes of this book, as it is now, in the place of vectors; `get` gives,
                 and `search` scores, what they stand for.
             index: what narrows searches: None, "ivf", "lsh", an `LSH`, or an index's options.
+            device_bytes: what rows may take on the GPU; None for all that there is. Banks beyond it
+                are fetched when they are searched, in the place of those that were not searched for
+                longest; with 0 the CPU does everything.
+
+        Raises:
+            BackendError: a device that is not there, or without torch and Triton.
         """
-        self._store = Store(dim, metric, dtype, device, fields, codebook, index)
+        self._store = Store(dim, metric, dtype, device, fields, codebook, index, device_bytes)
 
     @property
     def dim(self) -> int | None:
@@ -94,6 +103,18 @@ class Arena:
     def nbytes(self) -> int:
         """Bytes of all pages in use and their tables, without Python's objects."""
         return int(self._store.pages.nbytes)
+
+    @property
+    def device(self) -> str:
+        """Where searches of banks run: "cpu", or the GPU."""
+        mirror = self._store.mirror
+        return "cpu" if mirror is None else str(mirror.device)
+
+    @property
+    def device_nbytes(self) -> int:
+        """Bytes of the GPU's memory that are held; 0 on the cpu."""
+        mirror = self._store.mirror
+        return 0 if mirror is None else mirror.nbytes
 
     def new(self, n: int = 1) -> Ints:
         """Make n empty banks: (n,) handles."""
@@ -274,7 +295,7 @@ class Arena:
                 shape; all lists give what an exact search does.
             recall: with an index of lists, the share of the k best rows to find, above 0 and at
                 most 1 (exact), or numbers of the queries' shape. See `memcore.index.IVF`.
-            backend: "cpu": pages are searched by the compiled engine alone.
+            backend: "cpu", or "triton" on a GPU: pages are searched by one engine alone.
 
         Returns:
             Hits of shape (…, k), in the library of queries: best first, equal scores by the smaller
@@ -306,8 +327,9 @@ class Arena:
                 hits = self._store.pages.search_plain(banks, queries, k, n_probes, recall)
             if hits is not None:
                 return hits
-        if backend not in (None, "cpu"):
-            raise BackendError(f"search: backend is {backend!r}, should be 'cpu' for a store")
+        engine = "cpu" if self._store.mirror is None else "triton"
+        if backend not in (None, engine):
+            raise BackendError(f"search: backend is {backend!r}, should be {engine!r} for a store")
         limits = searches.Limits(candidates, scale, bias, min_score, max_score, n_probes, recall)
         return searches.search(self._store, banks, queries, k, where, limits)
 
@@ -375,6 +397,18 @@ class Arena:
             raise DtypeError(f"rollback: mark is a {type(mark).__name__}, should be a Mark")
         self._store.pages.copy_from(handles, mark.copies_of(self._store, handles))
         self._store.tables.let_go()
+
+    def prefetch(self, banks: Any) -> None:
+        """Fetch banks to the GPU, as far as they fit there, before they are searched.
+
+        Those that were not searched for longest make room. On the cpu there is nothing to do.
+
+        Raises:
+            NotFoundError: a handle that names no bank.
+        """
+        handles = shapes.handles("prefetch", banks).reshape(-1)
+        if self._store.mirror is not None:
+            self._store.pages.prefetch(handles)
 
     def compact(self) -> None:
         """Give the memory of free pages back to the system."""

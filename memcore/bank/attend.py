@@ -99,7 +99,7 @@ def _read(
 ) -> tuple[Read, tuple[int, ...]]:
     with in_name_of("attend"):
         hits = searches.search(store, banks, queries, k, where)
-    hit_ids = arrays.ints("attend", "ids", hits.ids)
+    hit_ids = arrays.ints("attend", "ids", arrays.near(hits.ids))
     shape, found = hit_ids.shape[:-1], hit_ids >= 0
     owners = banks.reshape(-1)
     if banks.size > 1:
@@ -110,7 +110,7 @@ def _read(
     places = np.full(found.shape, -1)
     places[found] = np.arange(len(keys))
     ids: Any = library.ints("attend", "ids", places.reshape(-1, k))
-    scores: Any = arrays.floats("attend", "scores", hits.scores).reshape(-1, k)
+    scores: Any = arrays.floats("attend", "scores", arrays.near(hits.scores)).reshape(-1, k)
     if library is products:
         logits = np.float32(beta) * scores
     else:

@@ -56,10 +56,12 @@ class Bank:
         *,
         metric: str = "cosine",
         dtype: str = "float32",
+        device: str = "cpu",
         fields: Mapping[str, Any] | None = None,
         embed: Embed | None = None,
         codebook: Codebook | None = None,
         index: Any = None,
+        device_bytes: int | None = None,
     ) -> None:
         """Make an empty bank.
 
@@ -68,6 +70,7 @@ class Bank:
                 make it a bank without vectors.
             metric: "cosine", "dot" or "l2" (minus the squared distance).
             dtype: what rows are stored as: "float32", "float16" or "bfloat16".
+            device: "cpu" or "cuda", as for `Arena`; so is device_bytes.
             fields: the kind of each field by name, as for `Arena`; {} for none. Without it the
                 first add tells.
             embed: turns a list of n str into n vectors, (n, dim); then texts are taken by `add`,
@@ -75,6 +78,7 @@ class Bank:
             codebook: keep codes of this book in the place of vectors, as for `Arena`.
             index: what narrows searches: None (they are exact), "ivf", "lsh", an `LSH`, or an
                 index's options.
+            device_bytes: what rows may take on the GPU.
         """
         if dim is None and isinstance(codebook, Codebook):
             dim = codebook.dim
@@ -86,8 +90,10 @@ class Bank:
         # While the bank is open, this arena only stands for an empty bank.
         self._index = index_.options("Bank", index)
         placed = None if self._is_open and codebook is None else self._index
+        self._device: dict[str, Any] = {"device": device, "device_bytes": device_bytes}
+        there = {} if self._is_open and dim is None else self._device
         arena = Arena(
-            dim, metric=metric, dtype=dtype, fields=fields, codebook=codebook, index=placed
+            dim, metric=metric, dtype=dtype, fields=fields, codebook=codebook, index=placed, **there
         )
         self._adopt(arena, arena.new(1))
         self._opening: tuple[Arena, Ints] | None = self._place
@@ -271,7 +277,7 @@ class Bank:
             n_probes: with an index of lists, how many lists a query visits, or (n_queries,) ints.
             recall: with an index of lists, the share of the k best rows to find, as for
                 `Arena.search`.
-            backend: "cpu": pages are searched by the compiled engine alone.
+            backend: "cpu", or "triton" on a GPU: pages are searched by one engine alone.
 
         Returns:
             Hits of shape (n_queries, k), in the library of queries: best first, equal scores by the
@@ -346,7 +352,7 @@ class Bank:
             Page-table entries, one for each 16 rows; no rows.
         """
         fork = object.__new__(Bank)
-        fork.embed, fork._index = self.embed, self._index
+        fork.embed, fork._index, fork._device = self.embed, self._index, self._device
         fork._dim, fork._fields, fork._is_open = self._dim, self._fields, self._is_open
         fork._first_add = Lock()
         arena, handle = self._place
@@ -406,6 +412,11 @@ class Bank:
         """Give up the rows now; the bank can be used no more. Twice is harmless."""
         self._finalizer()
 
+    def prefetch(self) -> None:
+        """Fetch the rows to the GPU, as `Arena.prefetch`."""
+        arena, handle = self._place
+        arena.prefetch(handle)
+
     def compact(self) -> None:
         """Give the memory of free pages back to the system."""
         self._place[0].compact()
@@ -440,7 +451,7 @@ class Bank:
             dim = shape[-1] if shape else None
         if fields is None:
             fields = infer("add", given["fields"] or {})
-        options = {"codebook": self.codebook, "index": self._index}
+        options = {"codebook": self.codebook, "index": self._index, **self._device}
         arena = Arena(dim, metric=self.metric, dtype=self.dtype, fields=fields, **options)
         handle = arena.new(1)
         ids = arena.add(handle, vectors, **given)

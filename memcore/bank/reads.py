@@ -52,7 +52,7 @@ def get(store: Store, banks: Any, ids: Any, missing: str) -> Rows:
 
 def payloads_of(store: Store, banks: Any, hits: Hits) -> list[Any]:
     """`Arena.rows`."""
-    ids = arrays.ints("rows", "hits", hits.ids)
+    ids = arrays.ints("rows", "hits", arrays.near(hits.ids))
     flat = shapes.fit("rows", shapes.handles("rows", banks), ids.shape[:-1], "hits")
     wanted = ids.reshape(-1)
     valid = wanted >= 0

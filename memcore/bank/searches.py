@@ -1,18 +1,19 @@
 """Search and score: what each call's arguments mean, conditions included, and one native call."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, tensors
 from memcore import index as index_
 from memcore.bank import fields as fields_
 from memcore.bank import shapes
 from memcore.bank.store import Store
 from memcore.bank.where import Program, compile_all
-from memcore.errors import DtypeError, InputError
+from memcore.errors import BackendError, DtypeError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
 
@@ -41,31 +42,73 @@ def search(
     store: Store, banks: Any, queries: Any, k: Any, where: Any = None, limits: Limits = NO_LIMITS
 ) -> Hits:
     """`Arena.search`."""
-    candidates, _, _, min_score, max_score, n_probes, recall = limits
+    if store.mirror is not None and store.mirror.has(queries):
+        return _search_there(store, banks, queries, k, where, limits)
+    candidates, n_probes, recall = limits.candidates, limits.n_probes, limits.recall
     asked, shape = store.queries("search", queries)
     flat = shapes.fit("search", shapes.handles("search", banks), shape, "queries")
     n_queries = len(asked)
-    if np.ndim(k) > 1 and np.shape(k) == shape:
-        k = arrays.ints("search", "k", k).reshape(-1)
-    each, width = arguments.widths("search", k, n_queries)
+    each, width = _widths(k, shape, n_queries)
     if candidates is not None:
         candidates = shapes.candidates("search", "candidates", candidates, shape)
     scale = _weight(store, "scale", limits.scale)
     bias = _weight(store, "bias", limits.bias)
-    low = -_INF if min_score is None else arguments.bound("search", "min_score", min_score)
-    high = _INF if max_score is None else arguments.bound("search", "max_score", max_score)
+    low, high = _bounds(limits)
     effort = index_.effort("search", store.index, n_probes, recall, shape)
     scores, ids = arguments.outputs("search", n_queries, width)
     rest = (candidates, scale, bias, low, high, None, scores, ids, *effort)
-    if where is None:
-        store.pages.search(flat, asked, each, None, None, *rest)
-    else:
-        if not isinstance(where, Mapping):
-            where = fields_.flatten("search", "where", where, shape)
-        _filtered(store, flat, asked, each, where, rest)
+    _run(store, flat, asked, each, where, shape, rest)
     shape = (*shape, width)
     return Hits(
         arrays.like(queries, scores.reshape(shape)), arrays.like(queries, ids.reshape(shape))
+    )
+
+
+def _search_there(
+    store: Store, banks: Any, queries: Any, k: Any, where: Any, limits: Limits
+) -> Hits:
+    """Search with queries on the device of the rows; the hits are there too."""
+    mirror: Any = store.mirror
+    asked = tensors.vectors("search", "queries", queries)
+    if not asked.ndim:
+        raise ShapeError("search: queries is one number, should be (…, dim)")
+    if not asked.is_floating_point():
+        asked = asked.float()
+    shape = tuple(asked.shape[:-1]) or (1,)
+    asked = asked.reshape(math.prod(shape), asked.shape[-1])
+    if mirror.has(banks):
+        handles = tensors.ints("search", "banks", banks)
+    else:
+        handles = shapes.handles("search", banks)
+    flat = shapes.fit("search", handles, shape, "queries")
+    if not isinstance(k, int) and arrays.place(k) != "cpu":
+        raise BackendError(f"search: k is on {arrays.place(k)}, should be on the host")
+    each, width = _widths(k, shape, len(asked))
+    candidates = limits.candidates
+    if candidates is not None and mirror.has(candidates):
+        candidates = tensors.ints("search", "candidates", candidates)
+        if candidates.ndim == 1 and shape == (1,):
+            candidates = candidates[None]
+        if tuple(candidates.shape[:-1]) != shape:
+            raise ShapeError(
+                f"search: candidates has shape {tuple(candidates.shape)}, should be "
+                f"{(*shape, 'm')} with any m".replace("'", "")
+            )
+        candidates = candidates.reshape(math.prod(shape), candidates.shape[-1])
+    elif candidates is not None:
+        candidates = shapes.candidates("search", "candidates", candidates, shape)
+    scale = _weight(store, "scale", limits.scale)
+    bias = _weight(store, "bias", limits.bias)
+    low, high = _bounds(limits)
+    index_.effort("search", store.index, limits.n_probes, limits.recall, shape)
+    torch = tensors.library("search")
+    scores = torch.empty((len(asked), width), dtype=torch.float32, device=mirror.device)
+    ids = torch.empty_like(scores, dtype=torch.int64)
+    rest = (candidates, scale, bias, low, high, None, scores, ids)
+    _run(store, flat, asked, each, where, shape, rest)
+    shape = (*shape, width)
+    return Hits(
+        tensors.like(queries, scores.reshape(shape)), tensors.like(queries, ids.reshape(shape))
     )
 
 
@@ -81,8 +124,8 @@ def score(store: Store, banks: Any, queries: Any, ids: Any) -> Any:
 
 def _filtered(
     store: Store,
-    flat: Ints,
-    asked: NDArray[Any],
+    flat: Any,
+    asked: Any,
     k: Any,
     conditions: Any,
     rest: tuple[Any, ...],
@@ -106,6 +149,38 @@ def _filtered(
         if tables.version(words) == version:
             return
     tables.hold(lambda: store.pages.search(flat, asked, k, *compiled()[:2], *rest))
+
+
+def _run(
+    store: Store,
+    flat: Any,
+    asked: Any,
+    k: Any,
+    where: Any,
+    shape: tuple[int, ...],
+    rest: tuple[Any, ...],
+) -> None:
+    """The native search, under the condition of all queries, of each, or none."""
+    if where is None:
+        store.pages.search(flat, asked, k, None, None, *rest)
+        return
+    if not isinstance(where, Mapping):
+        where = fields_.flatten("search", "where", where, shape)
+    _filtered(store, flat, asked, k, where, rest)
+
+
+def _widths(k: Any, shape: tuple[int, ...], n_queries: int) -> tuple[Any, int]:
+    if np.ndim(k) > 1 and np.shape(k) == shape:
+        k = arrays.ints("search", "k", k).reshape(-1)
+    return arguments.widths("search", k, n_queries)
+
+
+def _bounds(limits: Limits) -> tuple[float, float]:
+    low, high = limits.min_score, limits.max_score
+    return (
+        -_INF if low is None else arguments.bound("search", "min_score", low),
+        _INF if high is None else arguments.bound("search", "max_score", high),
+    )
 
 
 def _weight(store: Store, name: str, field: str | None) -> int | None:

@@ -17,21 +17,22 @@ Shape = tuple[int, ...]
 
 
 def handles(op: str, banks: Any) -> Ints:
-    """Handles as given: (…,) int64."""
-    return arrays.ints(op, "banks", banks)
+    """Handles as given, wherever they lie: (…,) int64."""
+    return arrays.ints(op, "banks", arrays.near(banks))
 
 
 def ids(op: str, given: Any) -> tuple[Ints, Shape]:
     """Ids flat, and their shape; a single number is a row of one."""
-    named = arrays.ints(op, "ids", given)
+    named = arrays.ints(op, "ids", arrays.near(given))
     return named.reshape(-1), named.shape or (1,)
 
 
-def fit(op: str, banks: Ints, shape: Shape, name: str) -> Ints:
+def fit(op: str, banks: Any, shape: Shape, name: str) -> Any:
     """Handles of a shape, or the one that stands for all, flat: (n,) or (1,)."""
-    if banks.shape != shape and banks.size != 1:
+    if banks.shape != shape and math.prod(banks.shape) != 1:
+        given = tuple(banks.shape)
         raise ShapeError(
-            f"{op}: banks has shape {banks.shape}, should be {shape} as {name} has, or one handle"
+            f"{op}: banks has shape {given}, should be {shape} as {name} has, or one handle"
         )
     return banks.reshape(-1)
 
@@ -48,7 +49,7 @@ def lead(op: str, name: str, vectors: NDArray[Any]) -> tuple[NDArray[Any], Shape
 
 def per_row(op: str, name: str, given: Any, shape: Shape) -> Ints:
     """Ids of rows of a shape, flat."""
-    named = arrays.ints(op, name, given)
+    named = arrays.ints(op, name, arrays.near(given))
     if named.shape != shape and (named.shape or (1,)) != shape:
         raise ShapeError(f"{op}: {name} has shape {named.shape}, should be {shape}")
     return named.reshape(-1)
@@ -56,7 +57,7 @@ def per_row(op: str, name: str, given: Any, shape: Shape) -> Ints:
 
 def candidates(op: str, name: str, given: Any, shape: Shape) -> Ints:
     """Ids (…, m) of rows that each query of a shape may find, as (n, m); -1 pads."""
-    named = arrays.ints(op, name, given)
+    named = arrays.ints(op, name, arrays.near(given))
     if named.ndim == 1 and shape == (1,):
         named = named[None]
     if named.ndim != len(shape) + 1 or named.shape[:-1] != shape:

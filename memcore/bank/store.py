@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from memcore import arrays
 from memcore import index as index_
 from memcore.bank import coded, shapes
+from memcore.bank import device as device_
 from memcore.bank import fields as fields_
 from memcore.bank.fields import Schema
+from memcore.bank.mirror import Mirror
 from memcore.bank.payloads import Tables
 from memcore.codebook import Codebook
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError
@@ -35,11 +37,14 @@ class Store:
         schema: the fields.
         index: what narrows searches, as its options.
         pages: the rows.
+        mirror: their copy on a device, or None.
         tables: the objects that rows name by number.
         no_cells: the columns of a write that gives neither fields nor payloads.
     """
 
-    __slots__ = ("dim", "dtype", "index", "metric", "no_cells", "pages", "schema", "tables")
+    __slots__ = (
+        "dim", "dtype", "index", "metric", "mirror", "no_cells", "pages", "schema", "tables"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -50,10 +55,17 @@ class Store:
         fields: Mapping[str, Any] | None,
         codebook: Codebook | None,
         index: Any,
+        device_bytes: int | None = None,
     ) -> None:
         """Make a store without banks; the arguments are those of `Arena`."""
-        if device != "cpu":
-            raise BackendError(f"Arena: device is {device!r}, should be 'cpu'")
+        is_cpu = device == "cpu"
+        if not is_cpu and not str(device).startswith("cuda"):
+            raise BackendError(f"Arena: device is {device!r}, should be 'cpu' or 'cuda'")
+        if not is_cpu and (index is not None or codebook is not None):
+            name = "codebook" if index is None else "index"
+            raise BackendError(f"Arena: {name} is given with a device, should be None there")
+        if is_cpu and device_bytes is not None:
+            raise InputError("Arena: device_bytes is given, should be None on the cpu")
         if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer))):
             raise DtypeError(f"Arena: dim is {dim!r}, should be an int, or None")
         if dim is not None and dim < 1:
@@ -71,11 +83,15 @@ class Store:
         if index is not None and codebook is not None:
             raise InputError("Arena: index is given with a codebook, should be one of the two")
         kinds = self.schema.columns
-        self.pages: Any = (
-            coded.pages(codebook, self.dim, dtype, metric, kinds)
-            if codebook is not None
-            else index_.pages(self.index, self.dim, dtype, metric, kinds)
-        )
+        self.mirror: Mirror | None = None
+        self.pages: Any
+        if not is_cpu:
+            self.pages = device_.pages(device, device_bytes, self.dim, dtype, metric, kinds)
+            self.mirror = self.pages.mirror
+        elif codebook is not None:
+            self.pages = coded.pages(codebook, self.dim, dtype, metric, kinds)
+        else:
+            self.pages = index_.pages(self.index, self.dim, dtype, metric, kinds)
         self.tables = Tables(self.pages, self.schema.interned)
 
     def drop(self, banks: Ints) -> None:
@@ -97,12 +113,16 @@ class Store:
             if self.dim is not None:
                 raise ShapeError(f"{op}: vectors is None, should be (…, {self.dim})")
             return None, ()
+        if self.mirror is not None:
+            vectors = arrays.near(vectors)
         return shapes.lead(op, "vectors", arrays.rows(op, "vectors", vectors, self.dtype))
 
     def queries(self, op: str, queries: Any) -> tuple[NDArray[Any], tuple[int, ...]]:
         """Queries as (n, dim) for native code, and their shape."""
         if self.dim is None:
             raise InputError(f"{op}: the rows have no vectors, should be an Arena with a dim")
+        if self.mirror is not None:
+            queries = arrays.near(queries)
         # What `get` gave back from a bfloat16 bank is bfloat16.
         if self.dtype == "bfloat16" and getattr(queries, "dtype", None) == np.uint16:
             return shapes.lead(op, "queries", np.asarray(queries))

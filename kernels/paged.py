@@ -1,0 +1,290 @@
+"""The scan over the banks of an arena, thousands in one launch: pages are found on the device.
+
+Nothing is asked of the host but handles. From four fixed words (`root`) the kernels read where the
+banks' heads, their tables and the directory of pages lie, so that all of them may grow, and banks
+come and go, under a launch that was recorded before. A handle that names no bank finds nothing.
+"""
+
+import triton
+import triton.language as tl
+
+from .canonical import scores, sums
+from .order import NOTHING, to_key
+from .pages import LANES, ids_of, norms_of, rows_of
+from .where import is_among, meets, number
+
+
+@triton.jit
+def bank_of(root_ptr, handle):
+    """The rows of a bank, its table and the directory of pages; no rows where there is no bank."""
+    heads = tl.load(root_ptr).to(tl.pointer_type(tl.int64))
+    n_banks = tl.load(root_ptr + 1)
+    tables = tl.load(root_ptr + 2).to(tl.pointer_type(tl.int32))
+    directory = tl.load(root_ptr + 3).to(tl.pointer_type(tl.int64))
+    index = handle & 0xFFFFFFFF
+    is_bank = (handle >= 0) & (index < n_banks)
+    head = heads + index * 3
+    is_bank = is_bank & (tl.load(head, mask=is_bank, other=-1) == handle >> 32)
+    n_rows = tl.load(head + 1, mask=is_bank, other=0)
+    return n_rows, tables + tl.load(head + 2, mask=is_bank, other=0), directory
+
+
+@triton.jit
+def score_rows(
+    root_ptr,
+    queries_ptr,
+    query_row_stride,
+    query_stride,
+    query,
+    is_query,
+    query_norm,
+    table,
+    directory,
+    first,
+    end,
+    kinds_ptr,
+    steps_ptr,
+    constants_ptr,
+    ends_ptr,
+    index_ptr,
+    candidates_ptr,
+    n_candidates,
+    scale,
+    bias,
+    low,
+    high,
+    dim,
+    ids_at,
+    METRIC: tl.constexpr,
+    ITEM: tl.constexpr,
+    Q: tl.constexpr,
+    N: tl.constexpr,
+):
+    """The final scores of queries (Q,) and N rows of a bank as keys (Q, N), and their ids (N,)."""
+    row = first + tl.arange(0, N)
+    is_row = row < end
+    lane = row % LANES
+    number_of_page = tl.load(table + row // LANES, mask=is_row, other=0)
+    page = tl.load(directory + number_of_page, mask=is_row, other=0)
+    id = tl.load(ids_of(root_ptr, page, lane, ids_at), mask=is_row, other=-1)
+    if index_ptr is not None:
+        program = tl.load(index_ptr + tl.program_id(0) * Q)
+        if program >= 0:
+            begin = tl.load(ends_ptr + program)
+            last = tl.load(ends_ptr + program + 1)
+            is_row = is_row & meets(
+                root_ptr, page, lane, is_row, ids_at, steps_ptr, constants_ptr, kinds_ptr,
+                begin, last,
+            )  # fmt: skip
+    if candidates_ptr is not None:
+        named = candidates_ptr + tl.program_id(0).to(tl.int64) * n_candidates
+        is_row = is_row & is_among(id, named, n_candidates)
+    total = sums(
+        queries_ptr + query * query_row_stride,
+        is_query,
+        query_stride,
+        rows_of(root_ptr, page, lane, dim, ITEM),
+        is_row,
+        1,
+        dim,
+        METRIC == "l2",
+        Q,
+        N,
+    )
+    norm = tl.zeros((N,), tl.float32)
+    if METRIC == "cosine":
+        norm = tl.load(norms_of(root_ptr, page, lane, ids_at), mask=is_row, other=0)
+    final = scores(total, query_norm, norm, METRIC)
+    if scale is not None:
+        final = number(root_ptr, page, lane, is_row, ids_at, scale, kinds_ptr, 1.0)[None, :] * final
+    if bias is not None:
+        final = final + number(root_ptr, page, lane, is_row, ids_at, bias, kinds_ptr, 0.0)[None, :]
+    final = final + 0.0
+    # False for NaN, whatever the bounds.
+    allowed = is_query[:, None] & is_row[None, :] & (final >= low) & (final <= high)
+    return tl.where(allowed, to_key(final), NOTHING), id
+
+
+@triton.jit
+def keep_best(best, best_ids, keys, ids, Q: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    """Put the better of keys (Q, N) into best (Q, K), equal ones by the smaller of ids (N,)."""
+    slot = tl.arange(0, K)[None, :]
+    named = tl.broadcast_to(ids[None, :], (Q, N))
+    last: tl.constexpr = 2**63 - 1
+    worst = tl.min(best, 1)
+    top = tl.max(keys, 1)
+    is_better = (top > NOTHING) & (top >= worst)
+    while tl.max(is_better.to(tl.int32), 0) > 0:
+        id = tl.min(tl.where(keys == top[:, None], named, last), 1)
+        at = (keys == top[:, None]) & (named == id[:, None])
+        # Of equal worst ones, the one with the largest id goes.
+        worst_id = tl.max(tl.where(best == worst[:, None], best_ids, -2), 1)
+        is_better = is_better & ((top > worst) | (id < worst_id))
+        out = tl.argmax(tl.where(best == worst[:, None], best_ids, -2), 1)[:, None]
+        filled = (slot == out) & is_better[:, None]
+        best = tl.where(filled, top[:, None], best)
+        best_ids = tl.where(filled, id[:, None], best_ids)
+        keys = tl.where(at, NOTHING, keys)
+        worst = tl.min(best, 1)
+        top = tl.max(keys, 1)
+        is_better = is_better & (top > NOTHING) & (top >= worst)
+    return best, best_ids
+
+
+@triton.jit
+def paged_kernel(
+    root_ptr,
+    handles_ptr,
+    handle_stride,
+    queries_ptr,
+    query_row_stride,
+    query_stride,
+    query_squares_ptr,
+    kinds_ptr,
+    steps_ptr,
+    constants_ptr,
+    ends_ptr,
+    index_ptr,
+    candidates_ptr,
+    n_candidates,
+    scale,
+    bias,
+    low,
+    high,
+    parts_ptr,
+    part_ids_ptr,
+    n_queries,
+    dim,
+    ids_at,
+    n_splits,
+    METRIC: tl.constexpr,
+    ITEM: tl.constexpr,
+    Q: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+):
+    """Search Q queries in one split of their bank; parts (n_queries, n_splits, K) hold the best.
+
+    Where Q is more than 1, all queries have one handle and one condition.
+    """
+    query = tl.program_id(0).to(tl.int64) * Q + tl.arange(0, Q)
+    split = tl.program_id(1)
+    is_query = query < n_queries
+    handle = tl.load(handles_ptr + tl.program_id(0).to(tl.int64) * Q * handle_stride)
+    end, table, directory = bank_of(root_ptr, handle)
+    share = tl.cdiv(tl.cdiv(end, n_splits), N) * N
+    begin = split * share
+    end = tl.minimum(end, begin + share)
+
+    square = tl.load(query_squares_ptr + query, mask=is_query, other=0)
+    norm = tl.sqrt_rn(square)
+    best = tl.full((Q, K), NOTHING, tl.int32)
+    best_ids = tl.full((Q, K), -1, tl.int64)
+    for first in range(begin, end, N):
+        key, id = score_rows(
+            root_ptr,
+            queries_ptr,
+            query_row_stride,
+            query_stride,
+            query,
+            # False for NaN: a query that may not be asked finds nothing.
+            is_query & (square <= 1e36),
+            norm,
+            table,
+            directory,
+            first,
+            end,
+            kinds_ptr,
+            steps_ptr,
+            constants_ptr,
+            ends_ptr,
+            index_ptr,
+            candidates_ptr,
+            n_candidates,
+            scale,
+            bias,
+            low,
+            high,
+            dim,
+            ids_at,
+            METRIC,
+            ITEM,
+            Q,
+            N,
+        )
+        best, best_ids = keep_best(best, best_ids, key, id, Q, N, K)
+    out = (query[:, None] * n_splits + split) * K + tl.arange(0, K)[None, :]
+    tl.store(parts_ptr + out, best, mask=is_query[:, None])
+    tl.store(part_ids_ptr + out, best_ids, mask=is_query[:, None])
+
+
+@triton.jit
+def paged_pairs_kernel(
+    root_ptr,
+    handles_ptr,
+    handle_stride,
+    queries_ptr,
+    query_row_stride,
+    query_stride,
+    query_squares_ptr,
+    kinds_ptr,
+    steps_ptr,
+    constants_ptr,
+    ends_ptr,
+    index_ptr,
+    candidates_ptr,
+    n_candidates,
+    scale,
+    bias,
+    low,
+    high,
+    pairs_ptr,
+    pair_ids_ptr,
+    n_columns,
+    dim,
+    ids_at,
+    METRIC: tl.constexpr,
+    ITEM: tl.constexpr,
+    N: tl.constexpr,
+):
+    """The keys and ids of all pairs, (n_queries, n_columns): what is sorted where k is large."""
+    query = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
+    handle = tl.load(handles_ptr + tl.program_id(0).to(tl.int64) * handle_stride)
+    end, table, directory = bank_of(root_ptr, handle)
+    square = tl.load(query_squares_ptr + query)
+    first = tl.program_id(1).to(tl.int64) * N
+    key, id = score_rows(
+        root_ptr,
+        queries_ptr,
+        query_row_stride,
+        query_stride,
+        query,
+        square <= 1e36,
+        tl.sqrt_rn(square),
+        table,
+        directory,
+        first,
+        end,
+        kinds_ptr,
+        steps_ptr,
+        constants_ptr,
+        ends_ptr,
+        index_ptr,
+        candidates_ptr,
+        n_candidates,
+        scale,
+        bias,
+        low,
+        high,
+        dim,
+        ids_at,
+        METRIC,
+        ITEM,
+        1,
+        N,
+    )
+    column = first + tl.arange(0, N)
+    out = query[:, None] * n_columns + column[None, :]
+    inside = (column < n_columns)[None, :]
+    tl.store(pairs_ptr + out, key, mask=inside)
+    tl.store(pair_ids_ptr + out, id[None, :], mask=inside)

@@ -1,0 +1,248 @@
+"""The page store of an arena on a device: written on the host, mirrored and searched there."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore import _core, arrays, tensors
+from memcore.bank.mirror import Mirror
+from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_name_of
+from memcore.reference import MAX_SQUARE
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+
+# The writes of the page store that a mirror has to follow, and the ops that they are called by.
+_WRITES = {name: name for name in ("new", "add", "update", "delete", "fork")}
+_WRITES["copy_from"] = "rollback"
+_AND, _OR, _NOT = 7, 8, 9
+_HIGHEST = 2**63 - 1
+# What the bits of one word hold: the stack of a program on the device.
+_MAX_DEPTH = 64
+
+
+def pages(
+    device: str, budget: Any, dim: int | None, dtype: str, metric: str, kinds: list[str]
+) -> "DevicePages":
+    """The store of an arena's rows on a device.
+
+    Args:
+        device: "cuda", or "cuda:1" and so on.
+        budget: bytes of the device's memory for pages, or None for all that there is.
+        dim: components of a vector.
+        dtype: what rows are stored as.
+        metric: "cosine", "dot" or "l2".
+        kinds: the kind of each column.
+
+    Raises:
+        BackendError: there is no such device, or what runs kernels there is not installed.
+    """
+    if dim is None:
+        raise InputError("Arena: dim is None, should be an int on a device")
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
+        raise DtypeError(f"Arena: device_bytes is {budget!r}, should be an int, or None")
+    if budget is not None and budget < 0:
+        raise InputError(f"Arena: device_bytes is {budget}, should be at least 0")
+    place = tensors.place_for("Arena", device)
+    store = _core.Pages(dim, dtype, metric, kinds)
+    return DevicePages(store, Mirror(store, dim, dtype, kinds, place, budget), metric)
+
+
+class DevicePages:
+    """The methods of the page store, with a mirror on a device that follows every write.
+
+    What the device does not hold or cannot do, the host's engine does, with the same result: banks
+    beyond the budget, conditions that are nested too deep, `get` and `score`.
+
+    Attributes:
+        mirror: the copy on the device.
+    """
+
+    def __init__(self, store: Any, mirror: Mirror, metric: str) -> None:
+        """Stand for a native store and its mirror."""
+        self._store = store
+        self._metric = metric
+        self.mirror = mirror
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        return partial(self._write, _WRITES[name], method) if name in _WRITES else method
+
+    def drop(self, handles: Ints) -> None:
+        """As the page store; while a CUDA graph is captured too, since marks are collected then."""
+        with self.mirror.section():
+            self._store.drop(handles)
+            self.mirror.follow()
+
+    def compact(self) -> None:
+        """Give memory back, here and there: what is mirrored is copied anew."""
+        with self.mirror.section():
+            self.mirror.check_writable("compact")
+            self._store.compact()
+            self.mirror.rebuild()
+
+    def prefetch(self, handles: Ints) -> None:
+        """Have banks on the device, as far as they fit."""
+        with self.mirror.section():
+            self.mirror.check_writable("prefetch")
+            with in_name_of("prefetch"):
+                self._store.count(handles)
+            self.mirror.bring(handles)
+
+    def _write(self, op: str, method: Any, *given: Any) -> Any:
+        with self.mirror.section():
+            self.mirror.check_writable(op)
+            try:
+                return method(*given)
+            finally:
+                # Whatever was raised: what has changed on the host changes there.
+                self.mirror.follow()
+
+    def search_plain(self, *_: Any) -> None:
+        """No call is short enough to go a way of its own."""
+
+    def search(
+        self, handles: Any, queries: Any, k: Any, programs: Any, index: Any, candidates: Any,
+        scale: Any, bias: Any, low: float, high: float, first_pass: Any, scores: Any, ids: Any,
+    ) -> None:  # fmt: skip
+        """As the page store, over arrays of NumPy, or over tensors on the device.
+
+        Queries of NumPy wait for the device. Tensors do not, as long as all banks are there.
+        """
+        limits = (programs, index, candidates, scale, bias, low, high)
+        with self.mirror.section():
+            if self._search_there(handles, queries, k, limits, scores, ids):
+                return
+        handles, queries, candidates = map(_near, (handles, queries, candidates))
+        rest = (programs, index, candidates, scale, bias, low, high, first_pass)
+        if isinstance(scores, np.ndarray):
+            self._store.search(handles, queries, k, *rest, scores, ids)
+            return
+        torch = tensors.library("search")
+        found = np.empty(scores.shape, np.float32), np.empty(ids.shape, np.int64)
+        self._store.search(handles, queries, k, *rest, *found)
+        scores.copy_(torch.from_numpy(found[0]))
+        ids.copy_(torch.from_numpy(found[1]))
+
+    def _search_there(
+        self, handles: Any, queries: Any, k: Any, limits: tuple[Any, ...], scores: Any, ids: Any
+    ) -> bool:
+        """Search on the device, unless the host must; whether it has."""
+        mirror, torch = self.mirror, tensors.library("search")
+        if queries.shape[1] != mirror.layout.dim:
+            raise ShapeError(
+                f"search: queries has dim {queries.shape[1]}, should be {mirror.layout.dim}"
+            )
+        if mirror.is_behind:
+            mirror.follow()
+        programs, index, candidates, scale, bias, low, high = limits
+        named = self._named(handles)
+        is_there = mirror.bring(named) and _depth(programs or []) <= _MAX_DEPTH
+        if not is_there:
+            if mirror.is_capturing:
+                raise BackendError(
+                    "search: not all banks are on the device, should be before a graph is captured"
+                )
+            return False
+        if isinstance(handles, np.ndarray):
+            handles = mirror.handles(handles)
+        kernels = mirror.kernels
+        asked = self._sent(queries)
+        squares = kernels.norms(asked)[0]
+        on_host = isinstance(scores, np.ndarray)
+        # The host's engine words what is wrong with a query that it can look at.
+        if on_host and not bool((squares <= MAX_SQUARE).all()):
+            return False
+        conditions = self._conditions(programs, index) if programs else None
+        if candidates is not None:
+            candidates = self._sent(candidates).sort(1).values
+        hits = scores, ids
+        if on_host:
+            hits = (
+                torch.empty(scores.shape, dtype=torch.float32, device=mirror.device),
+                torch.empty(ids.shape, dtype=torch.int64, device=mirror.device),
+            )
+        kernels.search_pages(
+            mirror.layout,
+            mirror.root,
+            mirror.kinds,
+            mirror.longest,
+            handles,
+            asked,
+            squares,
+            k if isinstance(k, int) else self._sent(k),
+            self._metric,
+            kernels.Limits(conditions, candidates, scale, bias, low, high),
+            *hits,
+        )
+        if on_host:
+            scores[...], ids[...] = (each.cpu().numpy() for each in hits)
+        return True
+
+    def _named(self, handles: Any) -> Ints:
+        """The live banks that a search names, as far as the host needs to know them.
+
+        Raises:
+            NotFoundError: a handle that the host can see names no bank.
+        """
+        if isinstance(handles, np.ndarray):
+            with in_name_of("search"):
+                self._store.count(handles)
+            return handles
+        if not self.mirror.is_limited or self.mirror.is_capturing:
+            return np.zeros(0, np.int64)
+        named: Ints = handles.cpu().numpy()
+        alive: Ints = named[self._store.alive(named)]
+        return alive
+
+    def _sent(self, array: Any) -> Any:
+        """An array of the host as a tensor on the device; a tensor as it is."""
+        if not isinstance(array, np.ndarray):
+            return array
+        torch = tensors.library("search")
+        if array.dtype == np.uint16:
+            bits = torch.tensor(np.ascontiguousarray(array).view(np.int16))
+            return bits.view(torch.bfloat16).to(self.mirror.device)
+        return torch.tensor(np.ascontiguousarray(array)).to(self.mirror.device)
+
+    def _conditions(self, programs: list[tuple[Ints, Ints]], index: Ints) -> Any:
+        """The programs one after the other, on the device."""
+        steps = np.concatenate([steps for steps, _ in programs]).reshape(-1, 4).copy()
+        lengths = [len(each) // 4 if each.ndim == 1 else len(each) for each, _ in programs]
+        constants = np.concatenate([np.zeros(1, np.int64), *(each for _, each in programs)])
+        begins = np.cumsum([1, *(len(each) for _, each in programs[:-1])])
+        steps[:, 2:] += np.repeat(begins, lengths)[:, None]
+        is_float = np.array(self.mirror.layout.kinds, np.int64)[steps[:, 1]] == 1
+        is_float &= (steps[:, 0] < _AND) | (steps[:, 0] > _NOT)
+        opens = np.zeros(len(constants) + 1, np.int64)
+        np.add.at(opens, steps[is_float, 2], 1)
+        np.add.at(opens, steps[is_float, 3], -1)
+        floats = (np.cumsum(opens)[:-1] > 0) & (constants < 0)
+        # Floats are compared as the integers that order as they do.
+        constants[floats] ^= _HIGHEST
+        ends = np.cumsum([0, *lengths])
+        is_shared = len(programs) == 1 and not index.any()
+        sent = map(self._sent, (steps, constants, ends, index))
+        return self.mirror.kernels.Conditions(*sent, is_shared)
+
+
+def _depth(programs: list[tuple[Ints, Ints]]) -> int:
+    """How many results wait at once, at most."""
+    deepest = 0
+    for steps, _ in programs:
+        ops = steps.reshape(-1, 4)[:, 0]
+        change = np.where((ops == _AND) | (ops == _OR), -1, np.where(ops == _NOT, 0, 1))
+        deepest = max(deepest, int(np.cumsum(change).max(initial=0)))
+    return deepest
+
+
+def _near(array: Any) -> Any:
+    """An array as the host's engine reads it."""
+    near = arrays.near(array)
+    if near is None or isinstance(near, np.ndarray):
+        return near
+    if near.is_floating_point():
+        return arrays.vectors("search", "queries", near)[0]
+    return near.numpy()

@@ -1,0 +1,379 @@
+"""The rows of an arena in a device's memory, following the page store of the host.
+
+The host's store is the truth: whatever may fail has succeeded there before anything here changes,
+and its journal says what to copy. Pages go to chunks that never move. Heads, tables and the
+directory of pages grow, and are found through the root, four words at a fixed address, so that
+launches that were recorded stay valid.
+"""
+
+import gc
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from threading import Lock, RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore import tensors
+from memcore.bank.parcel import Sender
+from memcore.errors import BackendError
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+
+_KINDS = {"int64": 0, "float64": 1, "bool": 2, "ref": 3}
+_INDEX = 0xFFFFFFFF
+_FIRST_CHUNK, _LAST_CHUNK = 1 << 18, 1 << 26
+_MOST_PAGES = 2**31
+_KNOWN_HANDLES = 1024
+
+
+class Mirror:
+    """Copies of a store's pages on a device. All methods are for who holds `section`.
+
+    A bank is there, whole, or it is cold: then some of its pages are on the host alone, and
+    launches see it empty.
+
+    Attributes:
+        device: a torch device.
+        layout: of a page.
+        root: (4,) int64 on the device: what a search of pages starts from.
+        kinds: (n_columns,) int64 on the device.
+        longest: rows of the longest bank there ever was.
+        is_behind: `follow` has something to do.
+        is_limited: banks may be cold.
+        kernels: the module of kernels.
+    """
+
+    def __init__(
+        self, pages: Any, dim: int, dtype: str, kinds: list[str], device: Any, budget: int | None
+    ) -> None:
+        """Mirror a store from now on.
+
+        Args:
+            pages: the native store.
+            dim: components of a row.
+            dtype: what rows are stored as.
+            kinds: the kind of each column.
+            device: a torch device.
+            budget: bytes that pages may take there; None for all that there is.
+        """
+        self._torch = tensors.library("Arena")
+        self.kernels: Any = importlib.import_module("memcore.kernels")
+        self._pages = pages
+        self._budget = budget
+        self.device = device
+        numbers = tuple(_KINDS[kind] for kind in kinds)
+        self.layout = self.kernels.pages.Layout(dim, dtype, numbers)
+        self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
+        self.root = self._torch.zeros(4, dtype=self._torch.int64, device=device)
+        self._sender = Sender(self._torch, device)
+        self._lock = RLock()
+        self._follows = False
+        self._begin(self._n_within_budget())
+
+    def _begin(self, n_most: int) -> None:
+        """Hold nothing of the store, and at most so many pages from now on."""
+        self._n_most = n_most
+        self.is_limited = n_most == 0
+        self.is_behind = True
+        self.root.zero_()
+        self._chunks: list[Any] = []
+        self._free: list[int] = []
+        self._n_made = 0
+        # By page: its address, in units of 16 bytes from the root; 0 for none.
+        self._addresses = np.zeros(64, np.int64)
+        # By bank: generation, rows and begin of table; whether it is cold; when it was last named.
+        self._heads = np.zeros((64, 3), np.int64)
+        self._cold = np.zeros(64, np.bool_)
+        self._named = np.zeros(64, np.int64)
+        self._now = 0
+        self.longest = 0
+        # What the device must be told beside the journal's changes.
+        self._moved: list[Ints] = []
+        self._judged: list[Ints] = []
+        empty = {"dtype": self._torch.int64, "device": self.device}
+        self._there = {
+            "heads": self._torch.zeros((64, 3), **empty),
+            "tables": self._torch.zeros(64, dtype=self._torch.int32, device=self.device),
+            "addresses": self._torch.zeros(64, **empty),
+        }
+        self._handles: dict[int, Any] = {}
+        if n_most:
+            self._pages.start_journal()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the device's memory: chunks of pages, heads, tables and directory."""
+        held = [*self._chunks, *self._there.values()]
+        return int(sum(each.numel() * each.element_size() for each in held))
+
+    @contextmanager
+    def section(self) -> Iterator[None]:
+        """Run alone. No garbage is collected meanwhile: its destructors may want other locks."""
+        is_cuda = self.device.type == "cuda"
+        place = self._torch.cuda.device(self.device) if is_cuda else nullcontext()
+        with _no_collection(), self._lock, place:
+            yield
+
+    def check_writable(self, op: str) -> None:
+        """Raise an error while a CUDA graph is captured: what is written could not be copied."""
+        if self.is_capturing:
+            raise BackendError(f"{op}: a CUDA graph is being captured, should be called outside")
+
+    def has(self, array: Any) -> bool:
+        """Whether an array lies on this device, so that it is searched from there."""
+        return tensors.lies_on(self.device, array)
+
+    def handles(self, handles: Ints) -> Any:
+        """Handles of the host on the device, (n,) int64; a single one is remembered."""
+        if handles.size != 1:
+            return self._torch.from_numpy(np.array(handles.reshape(-1))).to(self.device)
+        handle = int(handles.reshape(-1)[0])
+        if handle not in self._handles:
+            if len(self._handles) >= _KNOWN_HANDLES:
+                self._handles.clear()
+            self._handles[handle] = self._torch.tensor([handle], device=self.device)
+        return self._handles[handle]
+
+    def follow(self) -> None:
+        """Copy what has changed, when nothing on the device reads it, and wait until it is there.
+
+        While a CUDA graph is captured nothing is copied; the next call catches up.
+        """
+        # A signal's handler may write in the middle of this: the loop sees to it.
+        self.is_behind = True
+        if self._follows or self._n_most == 0 or self.is_capturing:
+            return
+        self._follows = True
+        try:
+            while self._copy_changes():
+                pass
+            self.is_behind = False
+        except self._torch.OutOfMemoryError:
+            # Not even tables fit, so nothing is held: the host's engine answers all searches.
+            self._begin(0)
+        except BaseException:
+            # What was taken from the journal may be lost: all is copied anew, by the next call.
+            self._begin(self._n_most)
+            raise
+        finally:
+            self._follows = False
+
+    def bring(self, handles: Ints) -> bool:
+        """Have live banks on the device, in the place of those that were not named for longest.
+
+        Returns:
+            Whether all of them are there now.
+        """
+        if not self._is_cold(handles):
+            return True
+        if self._n_most == 0 or self.is_capturing:
+            return False
+        alive = np.flatnonzero(self._heads[:, 0])
+        alive = alive[np.argsort(-self._named[alive], kind="stable")]
+        ranked = self._heads[alive, 0] << 32 | alive
+        tables, _ = self._pages.page_tables(ranked)
+        # Each page in the place of its first bank.
+        pages, first = np.unique(tables, return_index=True)
+        kept = pages[np.argsort(first)][: self._n_most]
+        gone = self._addresses != 0
+        gone[kept] = False
+        self._free += self._addresses[gone].tolist()
+        self._addresses[gone] = 0
+        self._moved.append(np.flatnonzero(gone))
+        missing = kept[self._addresses[kept] == 0]
+        self._pages.mark_changed(missing[: self._place(missing)])
+        self._judge(ranked)
+        self.follow()
+        return not self._is_cold(handles)
+
+    def rebuild(self) -> None:
+        """Give all memory back, and copy the store anew."""
+        self._wait()
+        self._begin(self._n_within_budget())
+        self.follow()
+
+    def _n_within_budget(self) -> int:
+        return _MOST_PAGES if self._budget is None else self._budget // self.layout.page_bytes
+
+    def _is_cold(self, handles: Ints) -> bool:
+        if not self.is_limited:
+            return False
+        if self._n_most == 0:
+            return True
+        index = handles & _INDEX
+        self._now += 1
+        self._named[index] = self._now
+        return bool(self._cold[index].any())
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether the current stream captures a CUDA graph."""
+        is_cuda = self.device.type == "cuda"
+        return is_cuda and bool(self._torch.cuda.is_current_stream_capturing())
+
+    def _wait(self) -> None:
+        """Until the device is idle: it reads no page any more, and what was sent is there."""
+        if self.device.type == "cuda":
+            self._torch.cuda.synchronize(self.device)
+
+    def _copy_changes(self) -> bool:
+        """Copy the changes that there are; whether there were any."""
+        changes = self._pages.take_changes()
+        slots, copies, banks = changes["slots"], changes["copies"], changes["banks"]
+        if not (len(slots) or len(copies) or len(banks) or self._moved or self._judged):
+            return False
+        last = max(int(each.max(initial=0)) for each in (slots // 16, copies, changes["entries"]))
+        self._addresses = _grown(self._addresses, last + 1)
+        # Pages that come to hold rows get an address; those that get none stay on the host.
+        holding = np.unique(np.concatenate([slots[: changes["n_rows"]] // 16, copies[:, 1]]))
+        self._place(holding[self._addresses[holding] == 0])
+        is_there = self._addresses[copies] != 0
+        # The copy of a page that is not there is sent from the host, by the next turn.
+        self._pages.mark_changed(np.ascontiguousarray(copies[is_there[:, 1] & ~is_there[:, 0], 1]))
+        self._note(banks)
+        self._wait()
+        is_held = self._addresses[slots // 16] != 0
+        n_rows = int(is_held[: changes["n_rows"]].sum())
+        self._publish(changes, copies[is_there.all(1)], slots[is_held], n_rows)
+        self._wait()
+        return True
+
+    def _place(self, pages: Ints) -> int:
+        """Give pages an address, from the first on; how many got one."""
+        while len(self._free) < len(pages) and self._n_made < self._n_most:
+            self._add_chunk(len(pages) - len(self._free))
+        n = min(len(self._free), len(pages))
+        if n:
+            self._addresses[pages[:n]] = self._free[-n:]
+            del self._free[-n:]
+            self._moved.append(pages[:n])
+        if n < len(pages):
+            self.is_limited = True
+        return n
+
+    def _add_chunk(self, n_wanted: int) -> None:
+        """Make room for more pages, twice as many each time; or see that there is no memory."""
+        page_bytes = self.layout.page_bytes
+        n_left = self._n_most - self._n_made
+        ample = max(_FIRST_CHUNK // page_bytes, min(self._n_made, _LAST_CHUNK // page_bytes))
+        for n in (min(max(n_wanted, ample), n_left), min(n_wanted, n_left)):
+            try:
+                chunk = self._torch.zeros(
+                    n * page_bytes, dtype=self._torch.uint8, device=self.device
+                )
+            except self._torch.OutOfMemoryError:
+                continue
+            self._chunks.append(chunk)
+            begin, size = (chunk.data_ptr() - self.root.data_ptr()) // 16, page_bytes // 16
+            self._free += range(begin + (n - 1) * size, begin - size, -size)
+            self._n_made += n
+            return
+        self._n_most = self._n_made
+
+    def _note(self, banks: Ints) -> None:
+        """Take over heads: banks (n, 4), index first."""
+        if not len(banks):
+            return
+        index = banks[:, 0]
+        n = int(index.max()) + 1
+        self._heads, self._cold = _grown(self._heads, n), _grown(self._cold, n)
+        self._named = _grown(self._named, n)
+        self._heads[index] = banks[:, 1:]
+        self._cold[index] = False
+        self.longest = max(self.longest, int(banks[:, 2].max()))
+        if self.is_limited:
+            alive = banks[banks[:, 1] > 0]
+            self._judge(alive[:, 1] << 32 | alive[:, 0])
+
+    def _judge(self, handles: Ints) -> None:
+        """See which of these live banks are cold, and have the device told."""
+        tables, ends = self._pages.page_tables(handles)
+        self._addresses = _grown(self._addresses, int(tables.max(initial=0)) + 1)
+        n_absent = np.concatenate([[0], np.cumsum(self._addresses[tables] == 0)])[ends]
+        index = handles & _INDEX
+        self._cold[index] = np.diff(n_absent, prepend=0) > 0
+        self._judged.append(index)
+
+    def _publish(self, changes: dict[str, Any], copies: Ints, slots: Ints, n_rows: int) -> None:
+        """Send everything in one copy, and have it put where it belongs."""
+        layout, there = self.layout, self._there
+        self._lengthen("addresses", len(self._addresses))
+        self._lengthen("tables", changes["pool_size"])
+        self._lengthen("heads", len(self._heads))
+        moved = np.unique(np.concatenate([np.zeros(0, np.int64), *self._moved]))
+        index = np.unique(np.concatenate([changes["banks"][:, 0], *self._judged]))
+        self._moved, self._judged = [], []
+        heads = self._heads[index]
+        heads[self._cold[index], 1] = 0
+        root = np.array(
+            [
+                there["heads"].data_ptr(),
+                len(there["heads"]),
+                there["tables"].data_ptr(),
+                there["addresses"].data_ptr(),
+            ]
+        )
+        filled = [moved, self._addresses[moved], copies, slots, changes["places"]]
+        filled += [changes["entries"], index, heads, root]
+        parcel = self._sender.parcel(
+            *((each.shape, np.int64) for each in filled),
+            ((n_rows,), np.int64),
+            ((len(layout.kinds), n_rows), np.int64),
+            ((n_rows, layout.row_bytes), np.uint8),
+        )
+        for room, each in zip(parcel.rooms, filled, strict=False):
+            room[...] = each
+        ids, cells, rows = parcel.rooms[len(filled) :]
+        self._pages.read_slots(np.ascontiguousarray(slots[:n_rows]), rows, ids, cells)
+        sent = parcel.send()
+        there["addresses"][sent[0]] = sent[1]
+        self.kernels.pages.copy_pages(layout, self.root, there["addresses"], sent[2])
+        self.kernels.pages.write_pages(layout, self.root, there["addresses"], sent[3], *sent[9:])
+        there["tables"][sent[4]] = sent[5].to(self._torch.int32)
+        there["heads"][sent[6]] = sent[7]
+        self.root.copy_(sent[8])
+
+    def _lengthen(self, name: str, n: int) -> None:
+        """Give a table of the device room for n entries; what is in it stays."""
+        before = self._there[name]
+        if len(before) < n:
+            longer = before.new_zeros((max(n, 2 * len(before)), *before.shape[1:]))
+            longer[: len(before)] = before
+            self._there[name] = longer
+
+
+def _grown(array: Array, n: int) -> Array:
+    """An array with room for n entries, zero where they are new."""
+    if len(array) >= n:
+        return array
+    longer = np.zeros((max(n, 2 * len(array)), *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
+
+
+class _Collection:
+    """How many ask that no garbage be collected, in this process."""
+
+    lock = Lock()
+    n_asking = 0
+    was_on = False
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    with _Collection.lock:
+        if _Collection.n_asking == 0:
+            _Collection.was_on = gc.isenabled()
+            gc.disable()
+        _Collection.n_asking += 1
+    try:
+        yield
+    finally:
+        with _Collection.lock:
+            _Collection.n_asking -= 1
+            if _Collection.n_asking == 0 and _Collection.was_on:
+                gc.enable()

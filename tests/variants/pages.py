@@ -1,0 +1,92 @@
+"""The kernels of pages, as they are launched."""
+
+from variants.variant import FLOATS, HALVES, INTS, LONGS, NO_FUSION, Variant
+
+_SEARCH = {
+    **dict.fromkeys(("root_ptr", "handles_ptr", "kinds_ptr"), LONGS),
+    "handle_stride": "1",
+    "queries_ptr": FLOATS,
+    "query_row_stride": "i32!",
+    "query_stride": "1",
+    "query_squares_ptr": FLOATS,
+    **dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr", "index_ptr"), None),
+    "candidates_ptr": None,
+    "n_candidates": "i32!",
+    "scale": None,
+    "bias": None,
+    "low": "fp32",
+    "high": "fp32",
+    "dim": "i32!",
+    "ids_at": "i32!",
+}
+_KEPT = {**_SEARCH, "parts_ptr": INTS, "part_ids_ptr": LONGS, "n_queries": "i32", "n_splits": "i32"}
+_FILTER = dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr", "index_ptr"), LONGS)
+_WEIGHTS = {"candidates_ptr": LONGS, "scale": "i32", "bias": "i32"}
+
+
+def _variants() -> dict[str, Variant]:
+    import triton.language as tl
+
+    canonical = {"is_canonical": True}
+    options = {"num_warps": 4, **NO_FUSION}
+    found = {}
+    for metric in ("dot", "cosine", "l2"):
+        for n_queries, n_rows in ((1, 64), (4, 32)):
+            found[f"paged search {metric} {n_queries} x {n_rows}"] = Variant(
+                "paged.paged_kernel",
+                {**_KEPT, "handle_stride": "1" if n_queries == 1 else "i32!"},
+                {"METRIC": metric, "ITEM": tl.float32, "Q": n_queries, "N": n_rows, "K": 16},
+                options,
+                128,
+                divides=metric == "cosine",
+                **canonical,
+            )
+    narrow = {"METRIC": "dot", "ITEM": tl.bfloat16, "Q": 1, "N": 64}
+    found["paged search, filtered, of bfloat16"] = Variant(
+        "paged.paged_kernel", {**_KEPT, **_FILTER}, {**narrow, "K": 32}, options, 128, **canonical
+    )
+    found["paged search, weighted, of candidates"] = Variant(
+        "paged.paged_kernel",
+        {**_KEPT, **_FILTER, **_WEIGHTS},
+        {**narrow, "K": 256},
+        options,
+        160,
+        **canonical,
+    )
+    found["paged pairs"] = Variant(
+        "paged.paged_pairs_kernel",
+        {**_SEARCH, "pairs_ptr": INTS, "pair_ids_ptr": LONGS, "n_columns": "i32"},
+        {"METRIC": "dot", "ITEM": tl.float32, "N": 32},
+        options,
+        128,
+        **canonical,
+    )
+    for name, rows, item in (("float32", FLOATS, tl.float32), ("bfloat16", HALVES, tl.bfloat16)):
+        found[f"rows of pages, {name}"] = Variant(
+            "pages.write_kernel",
+            {
+                **dict.fromkeys(("origin_ptr", "directory_ptr", "slots_ptr", "ids_ptr"), LONGS),
+                "rows_ptr": rows,
+                "cells_ptr": LONGS,
+                **dict.fromkeys(("n_rows", "n_slots", "n_columns"), "i32"),
+                "dim": "i32!",
+                "ids_at": "i32!",
+            },
+            {"ITEM": item, "N": 16},
+            options,
+            64,
+            # Of the square root.
+            divides=True,
+            **canonical,
+        )
+    found["copies of pages"] = Variant(
+        "pages.copy_kernel",
+        {**dict.fromkeys(("origin_ptr", "directory_ptr", "copies_ptr"), LONGS), "n_words": "i32!"},
+        {"N": 1024},
+        {"num_warps": 4},
+        64,
+    )
+    return found
+
+
+VARIANTS = _variants()
