@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ import memcore
 from memcore.bench import cases, gate, rows, runner, script, timing
 from memcore.bench.__main__ import main
 from memcore.bench.case import WrongAnswerError
+from memcore.bench.cases import corpus
 from memcore.bench.cases.banks import Banks
 from memcore.bench.cases.mutation import Mutation, first_step
 from memcore.bench.cases.search import Search
@@ -218,3 +220,21 @@ def test_rows_come_back_as_they_were_written(where: runner.Setting, tmp_path: An
     rows.write(found, tmp_path / "some.jsonl")
     rows.write(found, tmp_path / "some.jsonl")
     assert rows.read(tmp_path / "some.jsonl") == found * 2
+
+
+def test_texts_are_searched_where_a_folder_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("MEMCORE_TEXTS", raising=False)
+    assert corpus.sweep("default") == []
+    texts = ["my card was lost", "the exchange rate", "how do I top up", "lost my card abroad"]
+    for name in ("corpus", "queries"):
+        lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    monkeypatch.setenv("MEMCORE_TEXTS", str(tmp_path))
+    case = corpus.sweep("default")[0]
+    assert case.name == f"search/texts/{tmp_path.name}/4 x 512/Q=1"
+    inputs = case.inputs()
+    assert inputs["keys"].shape == (4, 512)
+    assert inputs["queries"].shape == (1, 512)
+    hits = case.engines()["memcore Bank"](case, inputs, 1).run()
+    assert hits.ids[0, 0] == 0
+    case.check(inputs, hits)

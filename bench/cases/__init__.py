@@ -11,6 +11,7 @@ from . import (
     banks,
     calls,
     codebook,
+    corpus,
     filtered,
     firstpass,
     forks,
@@ -26,6 +27,7 @@ from . import (
 
 FAMILIES = {
     "search": search,
+    "texts": corpus,
     "filter": filtered,
     "firstpass": firstpass,
     "calls": calls,

@@ -29,11 +29,16 @@ K_FACTORS = (2, 3, 4, 6, 8, 12, 16)
 # What follows IVF<lists> in the name of an index, and whether the rows are kept beside the codes.
 KINDS = {"Flat": False, "PQ{half}x4fs": True, "RaBitQfs": True}
 LABELS = {"Flat": "IVF-Flat", "PQ{half}x4fs": "IVF-PQ fast-scan, refined", "RaBitQfs": "IVF-RaBitQ"}
+# The lists of IVF-Flat beside four roots of the rows, in powers of two of that.
+MORE_LISTS = {"half the lists": -1, "twice the lists": 1}
 
 
 def indexes() -> dict[str, Prepare]:
-    """Those that reach a recall: rows, or codes and then rows."""
-    return {f"faiss[{LABELS[kind]}]": partial(search, kind=kind) for kind in KINDS}
+    """Those that reach a recall: rows, in more or fewer lists, or codes and then rows."""
+    found: dict[str, Prepare] = {f"faiss[{LABELS[k]}]": partial(search, kind=k) for k in KINDS}
+    for label, power in MORE_LISTS.items():
+        found[f"faiss[IVF-Flat, {label}]"] = partial(search, kind="Flat", power=power)
+    return found
 
 
 def n_lists(n: int) -> int:
@@ -52,11 +57,11 @@ def recall(ids: Array, truth: Array) -> float:
     return float((ids[:, :, None] == truth[:, None]).any(axis=1).mean())
 
 
-def search(case: Any, inputs: Inputs, threads: int, kind: str) -> Step:
+def search(case: Any, inputs: Inputs, threads: int, kind: str, power: int = 0) -> Step:
     """The fastest of a grid of probes, and of candidates where rows are scored again."""
     import faiss
 
-    base = _index(kind, case)
+    base = _index(kind, case, power)
     faiss.omp_set_num_threads(threads)
     index = faiss.IndexRefine(base, _rows(case.n, case.dim, case.seed)) if KINDS[kind] else base
     if hasattr(base, "qb"):
@@ -115,13 +120,13 @@ def _rows(n: int, dim: int, seed: int) -> Any:
     return rows
 
 
-def _index(kind: str, case: Any) -> Any:
+def _index(kind: str, case: Any, power: int = 0) -> Any:
     """A trained and filled index; it is kept in a file, as training takes minutes."""
     import faiss
 
     folder = Path(tempfile.gettempdir()) / "memcore-bench"
     folder.mkdir(exist_ok=True)
-    lists = n_lists(case.n)
+    lists = int(n_lists(case.n) * 2.0**power)
     name = f"IVF{lists},{kind.format(half=case.dim // 2)}"
     path = folder / f"{name}-{case.n}x{case.dim}-{case.seed}-{faiss.__version__}.faiss"
     # The three have the same lists.
