@@ -9,6 +9,7 @@ import torch
 import triton
 
 from . import pages
+from .codebook import assign, codebook_ema, codebook_sums, decode, search_codes
 from .hamming import hamming_search
 from .lsh import lay_out, lsh_encode
 from .search import norms, search, search_ragged
@@ -18,13 +19,18 @@ from .topk import topk
 __all__ = [
     "Conditions",
     "Limits",
+    "assign",
     "check",
+    "codebook_ema",
+    "codebook_sums",
+    "decode",
     "hamming_search",
     "lay_out",
     "lsh_encode",
     "norms",
     "pages",
     "search",
+    "search_codes",
     "search_pages",
     "search_ragged",
     "topk",
@@ -34,6 +40,7 @@ __all__ = [
 def check(op: str, error: type[Exception], array: object) -> None:
     """Raise an error, in the caller's class, unless kernels can read an array where it lies."""
     place = array.device if isinstance(array, torch.Tensor) else "the host, as NumPy's"
-    is_read = isinstance(array, torch.Tensor) and (array.is_cuda or triton.knobs.runtime.interpret)
+    readable = {"cuda", "cpu"} if triton.knobs.runtime.interpret else {"cuda"}
+    is_read = isinstance(array, torch.Tensor) and array.device.type in readable
     if not is_read:
         raise error(f"{op}: an array is on {place}, should be on a GPU where triton runs")

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .canonical import sums
 from .order import NOTHING, to_key
-from .products import TINY, held, pair_sums, products
+from .products import TINY, held, pair_sums, products, sizes
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def sign_kernel(
     row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     is_row = row < n_rows
     plane = tl.program_id(1) * P + tl.arange(0, P)
-    estimates, size, _ = products(
+    estimates = products(
         rows_ptr + row * row_stride,
         is_row,
         column_stride,
@@ -64,6 +64,7 @@ def sign_kernel(
         P,
         D,
     )
+    size, _ = sizes(rows_ptr + row * row_stride, is_row, column_stride, dim, M, D)
     bound = tl.where((size < TINY) & (size > 0), float("inf"), size * slack)
     # False for NaN.
     is_sound = is_row & (size <= most)
@@ -176,9 +177,8 @@ def place_kernel(
     # At least 0, so that a lone plane's sign must be certain too.
     second = tl.zeros((M,), tl.float32)
     code = tl.zeros((M,), tl.int32)
-    size = tl.zeros((M,), tl.float32)
     for first in range(0, half_padded, P):
-        estimates, size, _ = products(
+        estimates = products(
             rows_ptr + row * row_stride,
             is_row,
             column_stride,
@@ -203,6 +203,7 @@ def place_kernel(
         second = tl.maximum(tl.maximum(second, rest), tl.minimum(best, top))
         code = tl.where(top > best, first + at + tl.where(signed < 0, half, 0), code)
         best = tl.maximum(best, top)
+    size, _ = sizes(rows_ptr + row * row_stride, is_row, column_stride, dim, M, D)
     bound = size * slack * tl.load(sizes_ptr + table)
     is_certain = (best - second > 2 * bound) & ((size < TINY) == 0)
     # Of nothing all sums are 0, and the first place is the largest.

@@ -32,7 +32,7 @@ def products(
     N: tl.constexpr,
     D: tl.constexpr,
 ):
-    """Estimates (M, N) of rows times words, and of each row the sum of sizes and of squares.
+    """Estimates (M, N) of rows times words.
 
     Args beside sizes and strides:
         rows: M pointers to first components.
@@ -57,8 +57,6 @@ def products(
                 total = tl.dot(low, tl.load(high_ptr + place), acc=total)
             if low_ptr is not None:
                 total = tl.dot(high, tl.load(low_ptr + place), acc=total)
-    sizes = tl.zeros((M,), tl.float32)
-    squares = tl.zeros((M,), tl.float32)
     for begin in range(0, dim_padded, D):
         column = begin + tl.arange(0, D)
         x = tl.load(
@@ -66,11 +64,26 @@ def products(
             mask=is_row[:, None] & (column < dim)[None, :],
             other=0,
         ).to(tl.float32)  # (M, D)
-        sizes += tl.sum(tl.abs(x), 1)
-        squares += tl.sum(x * x, 1)
         high = tl.load(high_ptr + word[None, :] * dim_padded + column[:, None])
         total = tl.dot(x.to(tl.bfloat16), high, acc=total)
-    return total, sizes, squares
+    return total
+
+
+@triton.jit
+def sizes(rows, is_row, column_stride, dim, M: tl.constexpr, D: tl.constexpr):
+    """The sums of sizes and of squares of rows given by pointer, in any order: both (M,)."""
+    total = tl.zeros((M,), tl.float32)
+    squares = tl.zeros((M,), tl.float32)
+    for begin in range(0, dim, D):
+        column = begin + tl.arange(0, D)
+        x = tl.load(
+            rows[:, None] + column[None, :] * column_stride,
+            mask=is_row[:, None] & (column < dim)[None, :],
+            other=0,
+        ).to(tl.float32)  # (M, D)
+        total += tl.sum(tl.abs(x), 1)
+        squares += tl.sum(x * x, 1)
+    return total, squares
 
 
 @triton.jit

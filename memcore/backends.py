@@ -246,6 +246,11 @@ _TRITON: dict[str, Runner] = {
         "lsh_encode",
         "topk",
         "hamming_search",
+        "assign",
+        "codebook_ema",
+        "codebook_sums",
+        "decode",
+        "search_codes",
     )
 }
 _ENGINES: dict[str, dict[str, Runner]] = {

@@ -90,6 +90,24 @@ def vectors(op: str, name: str, array: Any) -> Any:
     return tensor.to(torch.float32)
 
 
+def floats_on(op: str, name: str, array: Any, device: Any) -> Any:
+    """Numbers as float32, contiguous, on a device, from wherever they lie."""
+    torch = library(op)
+    if arrays.place(array) == "cpu" and not isinstance(array, torch.Tensor):
+        # Arrays of a codebook are shared, and tensors could be written to.
+        return torch.tensor(arrays.floats(op, name, array), device=device)
+    return vectors(op, name, array).to(device, torch.float32).contiguous()
+
+
+def host(array: Any) -> Any:
+    """The numbers of an array as NumPy holds them, halves as float32; this waits for the device."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(array, torch.Tensor):
+        return array
+    array = array.detach()
+    return (array.float() if array.is_floating_point() else array).cpu().numpy()
+
+
 def weights(op: str, name: str, array: Any, n_keys: int) -> Any:
     """A scale or a bias of each key, float32 and contiguous."""
     each = vectors(op, name, array).to(library(op).float32).contiguous()
@@ -124,6 +142,20 @@ def words(op: str, name: str, array: Any) -> Any:
         n_words = tensor.shape[-1] // (4 if in_bytes else 1) * (1 if in_bytes else 2)
         return tensor.new_empty((*tensor.shape[:-1], n_words), dtype=torch.int32)
     return tensor.contiguous().view(torch.int32)
+
+
+def codes(op: str, name: str, array: Any, dtype: str) -> Any:
+    """Codes of a book in an unsigned dtype, contiguous; they are not looked at."""
+    torch = library(op)
+    tensor = _seen(op, name, array)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool:
+        raise DtypeError(f"{op}: {name} has dtype {tensor.dtype}, should be int64")
+    target = getattr(torch, dtype)
+    if tensor.dtype is not target:
+        # torch converts to signed numbers of all sizes, which have the same bits.
+        signed = {"uint8": torch.uint8, "uint16": torch.int16, "uint32": torch.int32}[dtype]
+        tensor = tensor.to(torch.int64).to(signed).view(target)
+    return tensor.contiguous()
 
 
 def bools(op: str, name: str, array: Any) -> Any:

@@ -5,6 +5,7 @@ variants it prints their measures. It must not run where kernels are interpreted
 """
 
 import ast
+import functools
 import hashlib
 import importlib
 import inspect
@@ -33,9 +34,16 @@ def digest(name):
     """A hash of everything that decides what a variant compiles to, but for the compiler."""
     variant = VARIANTS[name]
     module = variant.kernel.split(".")[0]
-    texts = [_bare((KERNELS / f"{each}.py").read_text()) for each in sorted(_reached({module}))]
+    texts = list(_texts(module))
     texts += map(repr, (variant.kernel, variant.types, variant.constants, variant.options))
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _texts(module):
+    """The code of a module of kernels and of all that it imports from beside it."""
+    modules = sorted(_reached({module}))
+    return tuple(_bare((KERNELS / f"{each}.py").read_text()) for each in modules)
 
 
 def _reached(modules):

@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
-from memcore.codebook.step import Alone, Exchange, Rules, State, assign_level, columns, learn
+from memcore import arrays, tensors
+from memcore.codebook.step import (
+    Alone,
+    Exchange,
+    Rules,
+    State,
+    assign_level,
+    columns,
+    learn,
+    room,
+)
 from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import codebook as ops
+from memcore.ops.codebook_device import takes
 from memcore.ops.kmeans import kmeans
 
 Floats = NDArray[np.float32]
@@ -31,6 +41,11 @@ class Codebook:
     One level and one subspace are vector quantisation; more subspaces quantise each part of a
     vector by itself (product quantisation, Jégou et al. 2011), more levels quantise what the levels
     before leave (residual quantisation, Chen et al. 2010).
+
+    Vectors and codes may lie on a device: codes are found, summed and decoded there, by the bits of
+    the host; what the book knows stays on the host, so that `update` waits for the device. `fit`
+    takes the rows that it looks at to the host. Quantising does not wait: a vector that may not be
+    asked gets codes of -1 there.
 
     A call that raises has changed nothing. A book is pickled and copied with all it knows; threads
     may read it while one writes.
@@ -178,13 +193,14 @@ class Codebook:
         Raises:
             As `update`; InputError: no rows.
         """
-        rows = self._rows("fit", vectors)
+        rows = self.rows("fit", vectors)
         if not len(rows):
             raise InputError("fit: vectors has no rows, should have at least 1")
         rng = np.random.default_rng(seed)
         n_most = _FIT_ROWS_PER_CODE * self.n_codes
         if len(rows) > n_most:
             rows = rows[np.sort(rng.choice(len(rows), n_most, replace=False))]
+        rows = tensors.host(rows)
         state = self.state
         words, sums = np.empty_like(state.codewords), np.empty_like(state.codewords)
         usage = np.empty_like(state.usage)
@@ -217,12 +233,12 @@ class Codebook:
             InputError: a vector with NaN, Inf or a norm above 1e18 (the first is named); a book
                 that is empty.
         """
-        return arrays.like(vectors, self.codes("quantize", self._rows("quantize", vectors)))
+        return _like(vectors, self.codes("quantize", self.rows("quantize", vectors)))
 
     def dequantize(self, codes: Any) -> Any:
         """The vectors that codes (n, n_parts) stand for: (n, dim) float32."""
-        named = self._codes("dequantize", codes)
-        return arrays.like(codes, ops.decode(named, self.state.codewords))
+        named = codes if takes(codes) else self._codes("dequantize", codes)
+        return _like(codes, ops.decode(named, self.state.codewords))
 
     def update(self, vectors: Any, *, exchange: Exchange | None = None) -> Any:
         """Learn from a batch.
@@ -241,7 +257,7 @@ class Codebook:
             As `quantize`, but for the empty book.
         """
         codes, _, self.state = self.learned("update", vectors, exchange)
-        return arrays.like(vectors, codes)
+        return _like(vectors, codes)
 
     def search(self, queries: Any, codes: Any, k: Any = 10, *, metric: str = "dot") -> Hits:
         """Find the k best of the rows that codes stand for, by lookup tables.
@@ -334,20 +350,23 @@ class Codebook:
 
     def learned(
         self, op: str, vectors: Any, exchange: Exchange | None
-    ) -> tuple[Ints, Floats, State]:
+    ) -> tuple[Any, Floats, State]:
         """What `update` would learn: the codes, the codewords that they are of, the next state."""
-        state, rows = self.state, self._rows(op, vectors)
+        state, rows = self.state, self.rows(op, vectors)
         if not len(rows) and exchange is None:
-            return np.empty((0, self.n_parts), np.int64), state.codewords, state
+            return room(rows, self.n_parts), state.codewords, state
         with _named(op):
             return learn(state, self.rules, rows, self._rng, exchange or Alone())
 
-    def codes(self, op: str, rows: NDArray[Any]) -> Ints:
+    def codes(self, op: str, rows: Any) -> Any:
         """As `quantize`, for rows (n, dim) of an engine's dtype; errors name op."""
         state = self.state
         if not self.is_seeded:
             raise InputError(f"{op}: the book is empty, should be fitted or updated first")
-        codes = np.empty((len(rows), self.n_parts), np.int64)
+        codes = room(rows, self.n_parts)
+        if not isinstance(rows, np.ndarray):
+            words = tensors.floats_on(op, "codewords", state.codewords, rows.device)
+            state = replace(state, codewords=words)
         with _named(op):
             for level in range(self.n_levels):
                 of_level = codes[:, level * self.n_subspaces : (level + 1) * self.n_subspaces]
@@ -356,7 +375,15 @@ class Codebook:
                     rows = rows - ops.decode(of_level, state.codewords[level : level + 1])
         return codes
 
-    def _rows(self, op: str, vectors: Any) -> NDArray[Any]:
+    def rows(self, op: str, vectors: Any) -> Any:
+        """Vectors as `codes` and `learned` read them, (n, dim), where they lie; errors name op."""
+        if takes(vectors):
+            given = tensors.vectors(op, "vectors", vectors)
+            given = given[None] if given.ndim == 1 else given
+            if given.ndim != 2 or given.shape[1] != self.dim:
+                shape = tuple(given.shape)
+                raise ShapeError(f"{op}: vectors has shape {shape}, should be (n, {self.dim})")
+            return given.float() if self.n_levels > 1 else given
         rows, dtype = arrays.vectors(op, "vectors", vectors)
         if rows.ndim == 1:
             rows = rows[None]
@@ -374,14 +401,20 @@ class Codebook:
         ops.check_codes(op, named, self.n_codes)
         return named
 
-    def _compact(self, op: str, codes: Any) -> NDArray[Any]:
+    def _compact(self, op: str, codes: Any) -> Any:
         """Codes in the smallest dtype."""
+        if takes(codes):
+            return tensors.codes(op, "codes", codes, self.code_dtype.name)
         if isinstance(codes, np.ndarray) and codes.dtype == self.code_dtype and codes.ndim == 2:
             return codes
         return self._codes(op, codes).astype(self.code_dtype)
 
-    def _squares(self, codes: NDArray[Any]) -> Floats:
+    def _squares(self, codes: Any) -> Any:
         """The canonical square of each decoded row, a few thousand rows at a time."""
+        if not isinstance(codes, np.ndarray):
+            words = tensors.floats_on("search", "codewords", self.state.codewords, codes.device)
+            rows = ops.decode(codes.long(), words)
+            return -ops.assign(rows, rows.new_zeros((1, self.dim)))[1]
         squares = np.empty(len(codes), np.float32)
         zeros = np.zeros((1, self.dim), np.float32)
         for begin in range(0, len(codes), 1 << 14):
@@ -389,6 +422,12 @@ class Codebook:
             rows = ops.decode(codes[part].astype(np.int64), self.state.codewords)
             squares[part] = -ops.assign(rows, zeros)[1]
         return squares
+
+
+def _like(given: Any, result: Any) -> Any:
+    """A result in the library of what was given, where it lies."""
+    same = arrays.like if isinstance(result, np.ndarray) else tensors.like
+    return same(given, result)
 
 
 @contextmanager

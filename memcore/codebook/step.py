@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memcore import tensors
+from memcore.errors import InputError
 from memcore.ops import codebook as ops
 
 Floats = NDArray[np.float32]
@@ -72,11 +74,18 @@ def columns(state: State, subspace: int) -> slice:
     return slice(subspace * sub_dim, (subspace + 1) * sub_dim)
 
 
-def assign_level(state: State, rows: NDArray[Any], level: int) -> tuple[Ints, Floats]:
+def room(rows: Any, *shape: int) -> Any:
+    """Room for codes of rows, where those lie."""
+    if isinstance(rows, np.ndarray):
+        return np.empty((len(rows), *shape), np.int64)
+    return rows.new_empty((len(rows), *shape), dtype=tensors.library("assign").int64)
+
+
+def assign_level(state: State, rows: Any, level: int) -> tuple[Any, Any]:
     """Codes and scores (n, n_subspaces) of one level; a level without seeds has one code, zeros."""
     n_subspaces = state.codewords.shape[1]
-    codes = np.empty((len(rows), n_subspaces), np.int64)
-    scores = np.empty((len(rows), n_subspaces), np.float32)
+    codes = room(rows, n_subspaces)
+    scores = codes.astype(np.float32) if isinstance(codes, np.ndarray) else codes.float()
     words = state.codewords[level, :, : max(1, int(state.n_seeded[level]))]
     for s in range(n_subspaces):
         codes[:, s], scores[:, s] = ops.assign(rows[:, columns(state, s)], words[s])
@@ -86,11 +95,14 @@ def assign_level(state: State, rows: NDArray[Any], level: int) -> tuple[Ints, Fl
 def learn(
     state: State,
     rules: Rules,
-    rows: NDArray[Any],
+    rows: Any,
     rng: "np.random.Generator",
     exchange: Exchange,
-) -> tuple[Ints, Floats, State]:
+) -> tuple[Any, Floats, State]:
     """What a batch of rows (n, dim) teaches.
+
+    Of rows on a device, codes are found and sums are made there; counts, sums and the few rows that
+    replace dead codes come to the host, where the state is.
 
     Returns:
         The codes (n, n_levels * n_subspaces), the codewords that they are codes of, and the next
@@ -98,7 +110,7 @@ def learn(
     """
     n_levels, n_subspaces, _, _ = state.codewords.shape
     n_all = int(exchange.sum(np.array([len(rows)]))[0])
-    codes = np.empty((len(rows), n_levels, n_subspaces), np.int64)
+    codes = room(rows, n_levels, n_subspaces)
     seeded = state
     words, sums = np.empty_like(state.codewords), np.empty_like(state.sums)
     usage = np.empty_like(state.usage)
@@ -107,6 +119,7 @@ def learn(
         seeded, n_more = _seed(seeded, level, rows, n_taken, n_all, exchange)
         n_taken += n_more
         codes[:, level], scores = assign_level(seeded, rows, level)
+        _check_sound(codes[:, level])
         for s in range(n_subspaces):
             part = level, s
             own = rows[:, columns(state, s)]
@@ -126,14 +139,14 @@ def learn(
 
 
 def _seed(
-    state: State, level: int, rows: NDArray[Any], n_taken: int, n_all: int, exchange: Exchange
+    state: State, level: int, rows: Any, n_taken: int, n_all: int, exchange: Exchange
 ) -> tuple[State, int]:
     """Take codewords of a level that is not full from rows n_taken …; and how many rows of ours."""
     n_codes = state.codewords.shape[2]
     begin = int(state.n_seeded[level])
     if begin == n_codes:
         return state, 0
-    mine = ops.widened(rows[n_taken : n_taken + n_codes - begin])
+    mine = ops.widened(tensors.host(rows[n_taken : n_taken + n_codes - begin]))
     fresh = np.concatenate(exchange.gather(mine))[: n_codes - begin]
     end = begin + len(fresh)
     words, sums, usage = state.codewords.copy(), state.sums.copy(), state.usage.copy()
@@ -152,15 +165,15 @@ def _moved(
     state: State,
     part: tuple[int, int],
     rules: Rules,
-    rows: NDArray[Any],
-    codes: Ints,
+    rows: Any,
+    codes: Any,
     exchange: Exchange,
     out: tuple[Floats, Floats],
 ) -> NDArray[np.float64]:
     """Learn the rows (n, sub_dim) of a part: its new sums and codewords into out, and its usage."""
     words, sums, usage = state.codewords[part], state.sums[part], state.usage[part]
     counts, batch = ops.codebook_sums(rows, codes, len(words))
-    counts, batch = exchange.sum(counts), exchange.sum(batch)
+    counts, batch = exchange.sum(tensors.host(counts)), exchange.sum(tensors.host(batch))
     moved: NDArray[np.float64] = rules.decay * usage + (1 - rules.decay) * counts
     if rules.learn == "gradient":
         used = np.flatnonzero(counts)
@@ -176,8 +189,8 @@ def _moved(
 
 def _replacements(
     rules: Rules,
-    rows: NDArray[Any],
-    scores: Floats,
+    rows: Any,
+    scores: Any,
     usage: NDArray[np.float64],
     rng: "np.random.Generator",
     exchange: Exchange,
@@ -194,14 +207,36 @@ def _replacements(
     if not dead.size:
         return np.empty((0, rows.shape[1]), np.float32), dead
     if rules.reset == "worst":
-        chosen = np.argsort(scores, kind="stable")[: dead.size]
-        # A row that is its codeword would only make a second one of it.
-        chosen = chosen[scores[chosen] < 0]
+        chosen, errors = _worst(scores, dead.size)
     else:
-        chosen = rng.permutation(len(rows))[: dead.size]
-    fresh = np.concatenate(exchange.gather(ops.widened(rows[chosen])))
+        chosen, errors = rng.permutation(len(rows))[: dead.size], np.empty(0, np.float32)
+    fresh = np.concatenate(exchange.gather(ops.widened(tensors.host(rows[chosen]))))
     if rules.reset == "worst":
-        order = np.argsort(np.concatenate(exchange.gather(scores[chosen])), kind="stable")
+        order = np.argsort(np.concatenate(exchange.gather(errors)), kind="stable")
         fresh = fresh[order]
     n = min(len(fresh), len(dead))
     return fresh[:n], dead[:n]
+
+
+def _worst(scores: Any, n: int) -> tuple[Any, Floats]:
+    """The n worst-quantised rows, the worst first, and their scores, on the host."""
+    if isinstance(scores, np.ndarray):
+        chosen = np.argsort(scores, kind="stable")[:n]
+    else:
+        chosen = scores.sort(stable=True).indices[:n]
+    # A row that is its codeword would only make a second one of it.
+    chosen = chosen[scores[chosen] < 0]
+    return chosen, tensors.host(scores[chosen])
+
+
+def _check_sound(codes: Any) -> None:
+    """Refuse what `assign` on a device has left without a code; on the host it did so itself."""
+    if isinstance(codes, np.ndarray):
+        return
+    bad = (codes < 0).any(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise InputError(
+            f"assign: rows row {row} is not finite or too large, "
+            "should be finite with a squared norm of at most 1e36"
+        )

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from memcore import arrays
+from memcore import tensors
 from memcore.codebook import Codebook, Exchange
 from memcore.codebook.step import State
 from memcore.errors import InputError, ShapeError
@@ -87,30 +87,31 @@ class VectorQuantizer(torch.nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: torch.Tensor) -> Quantized:
-        """Quantise x (…, dim) on the CPU, float32, float16, bfloat16 or float64.
+        """Quantise x (…, dim), float32, float16, bfloat16 or float64, where it lies.
 
         Under torch.compile the layer runs as it is, between what is compiled before and after it;
         with fullgraph=True torch says so and stops.
 
         Raises:
             ShapeError: another dim.
-            InputError: a vector with NaN, Inf or a norm above 1e18; an empty book in evaluation.
-            BackendError: a tensor on a device.
+            InputError: a vector with NaN, Inf or a norm above 1e18 (on a device only in training;
+                in evaluation its codes are -1); an empty book in evaluation.
+            BackendError: a tensor on a device without Triton.
         """
         book = self.book
         if x.ndim < 1 or x.shape[-1] != book.dim:
             raise ShapeError(f"forward: x has shape {tuple(x.shape)}, should be (…, {book.dim})")
         flat = x.reshape(-1, book.dim)
         if self.codewords is not None:
-            book.adopt(self.codewords.detach().numpy())
+            book.adopt(tensors.host(self.codewords))
         if self.training:
             codes, words, state = book.learned("forward", flat, self._exchange())
         else:
-            rows = arrays.floats("forward", "x", flat)
-            codes, words, state = book.codes("forward", rows), book.codewords, book.state
-        named = torch.from_numpy(codes)
+            codes = book.codes("forward", book.rows("forward", flat))
+            words, state = book.codewords, book.state
+        named = torch.as_tensor(codes)
         if self.codewords is None:
-            quantized = torch.from_numpy(decode(codes, words)).to(x.dtype)
+            quantized = torch.as_tensor(decode(codes, words)).to(x.dtype)
             loss = self.commitment * functional.mse_loss(flat, quantized)
         else:
             with torch.no_grad():

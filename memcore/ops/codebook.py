@@ -1,6 +1,7 @@
 """Codebooks over arrays: assign, sums, decode, packed codes, search over codes.
 
-The formulas are in `memcore.reference.codebook`; `memcore.Codebook` is the same with a state.
+The formulas are in `memcore.reference.codebook`; `memcore.Codebook` is the same with a state. Of
+arrays on a device the results are there too; see `memcore.ops.codebook_device`.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from memcore.backends import engine
 from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
+from memcore.ops import codebook_device as on_device
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -24,7 +26,7 @@ def assign(rows: Any, codewords: Any, *, backend: str | None = None) -> tuple[An
     Args:
         rows: (n, dim) numbers, finite, with norms up to 1e18; any strides.
         codewords: (n_codes, dim) numbers, finite, n_codes at least 1.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or "triton".
 
     Returns:
         codes (n,) int64, equal distances to the smaller code, and minus the squared distances (n,)
@@ -41,6 +43,8 @@ def assign(rows: Any, codewords: Any, *, backend: str | None = None) -> tuple[An
         >>> codes.tolist(), scores.tolist()
         ([0, 1], [-1.0, -2.0])
     """
+    if backend == "triton" or on_device.takes(rows, codewords):
+        return on_device.assign(rows, codewords, backend)
     run = engine("assign", backend)
     given, _ = arrays.vectors("assign", "rows", rows)
     words = arrays.floats("assign", "codewords", codewords)
@@ -63,19 +67,21 @@ def assign(rows: Any, codewords: Any, *, backend: str | None = None) -> tuple[An
 
 def codebook_sums(
     rows: Any, codes: Any, n_codes: int, *, backend: str | None = None
-) -> tuple[Ints, Floats]:
+) -> tuple[Any, Any]:
     """How many rows each code has, and their sum, added up in the order of the rows.
 
     Args:
         rows: (n, dim) numbers.
         codes: (n,) int from 0 to n_codes - 1.
         n_codes: how many sums.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or "triton".
 
     Returns:
         counts (n_codes,) int64 and sums (n_codes, dim) float32. The bits do not depend on the
         number of threads: codes are sorted, and each has one owner.
     """
+    if backend == "triton" or on_device.takes(rows, codes):
+        return on_device.codebook_sums(rows, codes, n_codes, backend)
     run = engine("codebook_sums", backend)
     given, _ = arrays.vectors("codebook_sums", "rows", rows)
     named = np.require(arrays.ints("codebook_sums", "codes", codes), requirements=["C", "A"])
@@ -94,14 +100,14 @@ def codebook_sums(
 
 
 def codebook_ema(
-    batch_sums: Floats,
-    sums: Floats,
+    batch_sums: Any,
+    sums: Any,
     decay: float,
-    divisors: Floats,
+    divisors: Any,
     *,
-    out: tuple[Floats, Floats] | None = None,
+    out: tuple[Any, Any] | None = None,
     backend: str | None = None,
-) -> tuple[Floats, Floats]:
+) -> tuple[Any, Any]:
     """One step of the moving average of codewords; as `memcore.reference.codebook_ema`.
 
     Args:
@@ -110,25 +116,29 @@ def codebook_ema(
         decay: from 0 to 1.
         divisors: (n_codes,) float32, above 0.
         out: where to write the result; contiguous.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or "triton".
 
     Returns:
         The running sums and the codewords, (n_codes, dim) float32.
     """
+    if backend == "triton" or on_device.takes(batch_sums, sums):
+        return on_device.codebook_ema(batch_sums, sums, decay, divisors, out, backend)
     run = engine("codebook_ema", backend)
     running, codewords = out or (np.empty_like(sums), np.empty_like(sums))
     run(batch_sums, sums, decay, divisors, running, codewords)
     return running, codewords
 
 
-def decode(codes: Any, codewords: Floats, *, backend: str | None = None) -> Floats:
+def decode(codes: Any, codewords: Any, *, backend: str | None = None) -> Any:
     """The vectors that codes stand for: (n, dim) float32.
 
     Args:
         codes: (n, n_levels * n_subspaces) int, level after level.
         codewords: (n_levels, n_subspaces, n_codes, sub_dim) float32.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or "triton".
     """
+    if backend == "triton" or on_device.takes(codes, codewords):
+        return on_device.decode(codes, codewords, backend)
     run = engine("decode", backend)
     n_levels, n_subspaces, n_codes, sub_dim = codewords.shape
     named = np.require(arrays.ints("decode", "codes", codes), requirements=["C", "A"])
@@ -178,12 +188,12 @@ def unpack_codes(packed: Any, n: int, n_bits: int, *, backend: str | None = None
 
 def search_codes(
     queries: Any,
-    codes: NDArray[Any],
-    codewords: Floats,
+    codes: Any,
+    codewords: Any,
     k: Any = 10,
     *,
     metric: str = "dot",
-    squares: Floats | None = None,
+    squares: Any = None,
     backend: str | None = None,
 ) -> Hits:
     """Find the k best rows of those that are known by their codes, by lookup tables.
@@ -196,7 +206,7 @@ def search_codes(
         metric: "dot" or "l2".
         squares: (n,) float32, the canonical square of each decoded row, which l2 needs where there
             are several levels.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or "triton".
 
     Returns:
         Hits (n_queries, k). A row's score is the sum, in the order of its codes, of the scores of
@@ -205,6 +215,8 @@ def search_codes(
     Raises:
         ShapeError, DtypeError, InputError: as `search` does.
     """
+    if backend == "triton" or on_device.takes(queries, codes):
+        return on_device.search_codes(queries, codes, codewords, k, metric, squares, backend)
     op = "search_codes"
     run = engine(op, backend)
     asked = arrays.floats(op, "queries", queries)

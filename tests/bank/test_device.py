@@ -214,9 +214,7 @@ def test_a_query_that_may_not_be_asked(rng):
         arena.search(bank, queries, 2)
     with pytest.raises(memcore.ShapeError, match=r"^search: queries has dim 5, should be 6"):
         arena.search(bank, tensor(queries[:, 1:]), 2)
-    with pytest.raises(
-        memcore.ShapeError, match=r"^search: candidates has shape \(4,\)"
-    ):
+    with pytest.raises(memcore.ShapeError, match=r"^search: candidates has shape \(4,\)"):
         arena.search(bank, tensor(queries), 2, candidates=tensor(np.arange(4)))
     with pytest.raises(memcore.ShapeError, match=r"^search: banks has shape"):
         arena.search(tensor(np.repeat(bank, 2)), tensor(queries), 2)

@@ -159,7 +159,7 @@ def test_bad_input_changes_nothing(rng):
         layer(rows)
     with pytest.raises(ShapeError, match=r"forward: x has shape \(40, 3\)"):
         layer(rows[:, :3])
-    with pytest.raises(BackendError, match="is on meta, should be on the cpu"):
+    with pytest.raises(BackendError, match="is on meta, should be on a GPU"):
         layer(rows.to("meta"))
     assert layer.book.state is state
     with pytest.raises(InputError, match="commitment is -1"):
