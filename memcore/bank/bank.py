@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from memcore import arrays
 from memcore import index as index_
 from memcore.bank import coded
+from memcore.bank import device as device_
 from memcore.bank import texts as texts_
 from memcore.bank.arena import Arena
 from memcore.bank.fields import infer
@@ -91,7 +92,8 @@ class Bank:
         self._index = index_.options("Bank", index)
         placed = None if self._is_open and codebook is None else self._index
         self._device: dict[str, Any] = {"device": device, "device_bytes": device_bytes}
-        there = {} if self._is_open and dim is None else self._device
+        device_.place(device, device_bytes)
+        there = {} if dim is None else self._device
         arena = Arena(
             dim, metric=metric, dtype=dtype, fields=fields, codebook=codebook, index=placed, **there
         )
@@ -447,7 +449,7 @@ class Bank:
         """Add to a bank whose dim or fields are not known yet."""
         dim, fields = self._dim, self._fields
         if dim is None and vectors is not None:
-            shape = arrays.vectors("add", "vectors", vectors)[0].shape
+            shape = arrays.vectors("add", "vectors", arrays.near(vectors))[0].shape
             dim = shape[-1] if shape else None
         if fields is None:
             fields = infer("add", given["fields"] or {})
@@ -470,12 +472,12 @@ class Bank:
     def _search_nothing(self, queries: Any, k: Any, options: dict[str, Any]) -> Hits:
         """Search a bank whose fields are not known yet: whatever they are, no row has them."""
         options = {**options, "where": None, "scale": None, "bias": None}
-        shape = arrays.vectors("search", "queries", queries)[0].shape
+        shape = arrays.vectors("search", "queries", arrays.near(queries))[0].shape
         index_.effort("search", self._index, options["n_probes"], options["recall"], shape[:-1])
         options = {**options, "n_probes": None, "recall": None}
         arena, handle = self._place
         if arena.dim is None:
-            arena = Arena(shape[-1] if shape else 1)
+            arena = Arena(shape[-1] if shape else 1, **self._device)
             handle = arena.new(1)
         return arena.search(handle, queries, k, **options)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from memcore import _core, arrays, tensors
 from memcore.bank.mirror import Mirror
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_name_of
-from memcore.reference import MAX_SQUARE
+from memcore.reference import MAX_SQUARE, squares, widen
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -23,29 +23,36 @@ _HIGHEST = 2**63 - 1
 _MAX_DEPTH = 64
 
 
-def pages(
-    device: str, budget: Any, dim: int | None, dtype: str, metric: str, kinds: list[str]
-) -> "DevicePages":
-    """The store of an arena's rows on a device.
+def place(device: str, budget: Any) -> Any:
+    """The torch device that an arena asks for, None for the cpu.
 
     Args:
-        device: "cuda", or "cuda:1" and so on.
+        device: "cpu", "cuda", or "cuda:1" and so on.
         budget: bytes of the device's memory for pages, or None for all that there is.
-        dim: components of a vector.
-        dtype: what rows are stored as.
-        metric: "cosine", "dot" or "l2".
-        kinds: the kind of each column.
 
     Raises:
         BackendError: there is no such device, or what runs kernels there is not installed.
+        InputError, DtypeError: a budget that is none, or that is given on the cpu.
     """
-    if dim is None:
-        raise InputError("Arena: dim is None, should be an int on a device")
+    if device == "cpu":
+        if budget is not None:
+            raise InputError("Arena: device_bytes is given, should be None on the cpu")
+        return None
+    if not str(device).startswith("cuda"):
+        raise BackendError(f"Arena: device is {device!r}, should be 'cpu' or 'cuda'")
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
         raise DtypeError(f"Arena: device_bytes is {budget!r}, should be an int, or None")
     if budget is not None and budget < 0:
         raise InputError(f"Arena: device_bytes is {budget}, should be at least 0")
-    place = tensors.place_for("Arena", device)
+    return tensors.place_for("Arena", device)
+
+
+def pages(
+    place: Any, budget: int | None, dim: int | None, dtype: str, metric: str, kinds: list[str]
+) -> "DevicePages":
+    """The store of an arena's rows on a torch device; the rest as `index.pages` takes it."""
+    if dim is None:
+        raise InputError("Arena: dim is None, should be an int on a device")
     store = _core.Pages(dim, dtype, metric, kinds)
     return DevicePages(store, Mirror(store, dim, dtype, kinds, place, budget), metric)
 
@@ -115,16 +122,32 @@ class DevicePages:
         with self.mirror.section():
             if self._search_there(handles, queries, k, limits, scores, ids):
                 return
-        handles, queries, candidates = map(_near, (handles, queries, candidates))
-        rest = (programs, index, candidates, scale, bias, low, high, first_pass)
+        self._search_here(handles, queries, k, limits, first_pass, scores, ids)
+
+    def _search_here(
+        self, handles: Any, queries: Any, k: Any, limits: tuple[Any, ...], first_pass: Any,
+        scores: Any, ids: Any,
+    ) -> None:  # fmt: skip
+        """Search by the host's engine; tensors get what the device would give them."""
         if isinstance(scores, np.ndarray):
-            self._store.search(handles, queries, k, *rest, scores, ids)
+            self._store.search(handles, queries, k, *limits, first_pass, scores, ids)
             return
         torch = tensors.library("search")
-        found = np.empty(scores.shape, np.float32), np.empty(ids.shape, np.int64)
-        self._store.search(handles, queries, k, *rest, *found)
-        scores.copy_(torch.from_numpy(found[0]))
-        ids.copy_(torch.from_numpy(found[1]))
+        programs, index, candidates, *rest = limits
+        handles, queries, candidates = map(_near, (handles, queries, candidates))
+        found = np.full(scores.shape, -np.inf, np.float32), np.full(ids.shape, -1)
+        # What it refuses by its value finds nothing.
+        sound = squares(widen(queries)) <= MAX_SQUARE
+        sound &= np.broadcast_to(self._store.alive(handles), sound.shape)
+        some = [each if np.ndim(each) == 0 else each[sound] for each in (k, index, candidates)]
+        hits = tuple(each[sound] for each in found)
+        owners = handles if len(handles) == 1 else handles[sound]
+        if sound.any():
+            limits = (programs, *some[1:], *rest)
+            self._store.search(owners, queries[sound], some[0], *limits, first_pass, *hits)
+        for out, each, hit in zip((scores, ids), found, hits, strict=True):
+            each[sound] = hit
+            out.copy_(torch.from_numpy(each))
 
     def _search_there(
         self, handles: Any, queries: Any, k: Any, limits: tuple[Any, ...], scores: Any, ids: Any
@@ -150,10 +173,10 @@ class DevicePages:
             handles = mirror.handles(handles)
         kernels = mirror.kernels
         asked = self._sent(queries)
-        squares = kernels.norms(asked)[0]
+        lengths = kernels.norms(asked)[0]
         on_host = isinstance(scores, np.ndarray)
         # The host's engine words what is wrong with a query that it can look at.
-        if on_host and not bool((squares <= MAX_SQUARE).all()):
+        if on_host and not bool((lengths <= MAX_SQUARE).all()):
             return False
         conditions = self._conditions(programs, index) if programs else None
         if candidates is not None:
@@ -171,7 +194,7 @@ class DevicePages:
             mirror.longest,
             handles,
             asked,
-            squares,
+            lengths,
             k if isinstance(k, int) else self._sent(k),
             self._metric,
             kernels.Limits(conditions, candidates, scale, bias, low, high),

@@ -76,10 +76,12 @@ class Mirror:
 
     def _begin(self, n_most: int) -> None:
         """Hold nothing of the store, and at most so many pages from now on."""
+        # No launch may find what is given back here.
+        self.root.zero_()
+        self._wait()
         self._n_most = n_most
         self.is_limited = n_most == 0
         self.is_behind = True
-        self.root.zero_()
         self._chunks: list[Any] = []
         self._free: list[int] = []
         self._n_made = 0
@@ -192,7 +194,6 @@ class Mirror:
 
     def rebuild(self) -> None:
         """Give all memory back, and copy the store anew."""
-        self._wait()
         self._begin(self._n_within_budget())
         self.follow()
 

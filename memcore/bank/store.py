@@ -58,14 +58,10 @@ class Store:
         device_bytes: int | None = None,
     ) -> None:
         """Make a store without banks; the arguments are those of `Arena`."""
-        is_cpu = device == "cpu"
-        if not is_cpu and not str(device).startswith("cuda"):
-            raise BackendError(f"Arena: device is {device!r}, should be 'cpu' or 'cuda'")
-        if not is_cpu and (index is not None or codebook is not None):
+        place = device_.place(device, device_bytes)
+        if place is not None and (index is not None or codebook is not None):
             name = "codebook" if index is None else "index"
             raise BackendError(f"Arena: {name} is given with a device, should be None there")
-        if is_cpu and device_bytes is not None:
-            raise InputError("Arena: device_bytes is given, should be None on the cpu")
         if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer))):
             raise DtypeError(f"Arena: dim is {dim!r}, should be an int, or None")
         if dim is not None and dim < 1:
@@ -85,8 +81,8 @@ class Store:
         kinds = self.schema.columns
         self.mirror: Mirror | None = None
         self.pages: Any
-        if not is_cpu:
-            self.pages = device_.pages(device, device_bytes, self.dim, dtype, metric, kinds)
+        if place is not None:
+            self.pages = device_.pages(place, device_bytes, self.dim, dtype, metric, kinds)
             self.mirror = self.pages.mirror
         elif codebook is not None:
             self.pages = coded.pages(codebook, self.dim, dtype, metric, kinds)

@@ -1,6 +1,7 @@
 """Banks on a device: what the CPU finds, to the bit. Interpreted, or on a GPU."""
 
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -161,11 +162,22 @@ def test_many_queries_of_one_bank(rng):
     found = bank.get(hits.ids[0])
     assert found.vectors.device.type == DEVICE
     assert found.vectors.cpu().numpy().tobytes() == rows[hits.ids[0].cpu().numpy()].tobytes()
+    assert_hits(host(memcore.search(tensor(queries), bank, 5, where=where)), host(hits))
     fork = bank.fork()
     fork.delete(hits.ids[0])
     assert fork.count() == 85
     out = bank.attend(tensor(queries), 5, beta=2.0)
     assert out.cpu().numpy().tobytes() == on_cpu.attend(queries, 5, beta=2.0).tobytes()
+
+
+def test_a_bank_that_knows_nothing_yet(rng):
+    rows = tensor(normal(rng, 4, 6))
+    for bank in (memcore.Bank(device="cuda"), memcore.Bank(6, device="cuda")):
+        hits = bank.search(rows, 2)
+        assert hits.ids.device.type == DEVICE
+        assert hits.ids.tolist() == [[-1, -1]] * 4
+        bank.add(rows, fields={"t": [1, 2, 3, 4]})
+        assert bank.search(rows, 1, where={"t": {"gte": 2}}).ids[1:].tolist() == [[1], [2], [3]]
 
 
 def test_tensors_in_and_out(rng):
@@ -245,6 +257,16 @@ def test_banks_beyond_the_budget_are_fetched(rng):
     assert_hits(host(arena.search(banks, tensor(queries), 3)), expected)
     assert_hits(host(arena.search(tensor(banks), tensor(queries), 3)), expected)
     assert_hits(arena.search(banks, queries, 3), expected)
+    # What the CPU would refuse finds nothing there as well.
+    spoiled, gone = queries.copy(), np.append(banks[:9], 2**40)
+    spoiled[4] = np.nan
+    hits = arena.search(tensor(gone), tensor(spoiled), np.arange(10) % 4, where={})
+    sound = [i for i in range(10) if i not in (4, 9)]
+    assert_hits(
+        tuple(each[sound] for each in host(hits)),
+        on_cpu.search(banks[sound], queries[sound], np.array(sound) % 4),
+    )
+    assert (hits.ids[[4, 9]] == -1).all()
     assert sum(map(len, held._chunks)) <= 8 * page_bytes
     with pytest.raises(memcore.NotFoundError, match=r"^prefetch: handle"):
         arena.prefetch([12345])
@@ -307,6 +329,31 @@ def test_a_write_that_is_stopped_on_its_way_is_caught_up(rng, monkeypatch):
     assert hits.ids[1, 0] == 4
 
 
+def test_threads_write_and_search_side_by_side(rng):
+    arena = memcore.Arena(6, device="cuda")
+    banks, rows = arena.new(3), normal(rng, 30, 6)
+    found = {}
+
+    def work(i):
+        mark = arena.snapshot(banks[i])
+        for n in range(4):
+            arena.add(banks[i], rows[10 * i + n])
+            found[i, n] = arena.search(banks[i], rows[10 * i + n], 2).ids[0].tolist()
+        arena.rollback(banks[i], mark)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    assert all(ids[0] == n for (_, n), ids in found.items())
+    assert arena.search(banks, rows[:3], 1).ids.tolist() == [[-1]] * 3
+    # A mark that is collected gives its pages up, there too.
+    arena.compact()
+    assert arena._store.pages.n_pages == 0
+
+
 def test_lanes_without_a_row_are_wiped(rng):
     arena = memcore.Arena(DIM, device="cuda", fields={"t": "int64"})
     banks = arena.new(6)
@@ -345,6 +392,9 @@ def test_lanes_without_a_row_are_wiped(rng):
 def test_what_cannot_be_on_a_device(options, error, sentence):
     with pytest.raises(error, match=rf"^Arena: {sentence}"):
         memcore.Arena(**{"dim": 4, **options})
+    if "index" not in options and "dim" not in options:
+        with pytest.raises(error, match=rf"^Arena: {sentence}"):
+            memcore.Bank(**options)
 
 
 def test_without_a_gpu_the_error_says_so(monkeypatch):
