@@ -61,7 +61,7 @@ void ArrayRows::shadow(int64_t place, int64_t b) {
   std::fill(pointers + n, pointers + kBlockRows, nullptr);
   // Lanes without a row are read too.
   if (n < kBlockRows) std::memset(block, 0, block_bytes(keys_.dim));
-  kernels().shadow_rows(pointers, keys_.dtype, keys_.dim, block);
+  kernels().shadow_rows(pointers, keys_.dtype, keys_.dim, block, nullptr);
 }
 
 const uint8_t* ArrayRows::block(int64_t b) const { return window_block(b - window_first_); }

@@ -1,12 +1,14 @@
 #include "pages.h"
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
 #include <utility>
 
 #include "check.h"
+#include "stream.h"
 #include "tasks.h"
 
 namespace memcore {
@@ -281,15 +283,20 @@ void Pages::run(const Plan& plan) noexcept {
     count_refs(move.from, -1);
     slab_.wipe_cells(move.from);
   }
+  const int64_t row_bytes = slab_.row_bytes();
+  const bool streams = size(moves) * row_bytes >= kStreamedBytes;
   for_tasks_or_alone(size(moves), kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      if (i + 1 < end) {
-        slab_.prefetch_slot(moves[i + 1].from);
-        slab_.prefetch_slot(moves[i + 1].to);
+      uint8_t* to = slab_.row(moves[i].to);
+      const uint8_t* from = slab_.row(moves[i].from);
+      if (streams) {
+        stream_copy(to, from, row_bytes, slab_.row(moves[std::min(i + 2, end - 1)].from));
+      } else {
+        std::memcpy(to, from, row_bytes);
       }
-      slab_.move_vector(moves[i].from, moves[i].to);
       if (moves[i].wipes) slab_.wipe_vector(moves[i].from);
     }
+    if (streams) stream_fence();
   });
 
   for (const int64_t slot : wipes) {

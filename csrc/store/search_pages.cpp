@@ -116,9 +116,11 @@ class PageSearch {
     thread_local FamilySearch searches[2];
     thread_local std::vector<const uint8_t*> upcoming;
     FamilySearch* before = nullptr;
+    int64_t n_fresh = begin;
     for (int64_t j = begin; j < end; ++j) {
       FamilySearch& now = searches[j % 2];
       const Job& job = jobs_[j];
+      if (has_first_pass_ && n_fresh < std::min(j + 2, end)) n_fresh = refresh(n_fresh, end);
       quantize(job);
       now.begin(pages_, queries_, banks_.data(), order_.data() + job.begin, job.size(), options_);
       upcoming.clear();
@@ -141,6 +143,25 @@ class PageSearch {
       interrupt_.poll();
     }
     if (before != nullptr) write(*before);
+  }
+
+  // Brings what was written lately up to date in the small banks of some jobs from `begin` on, few
+  // enough to be still in the cache when it is their turn. Returns the job after the last of them.
+  // Banks of a page or less are scored without it.
+  int64_t refresh(int64_t begin, int64_t end) const {
+    constexpr int64_t kFreshPages = 32;
+    thread_local std::vector<int32_t> pages;
+    pages.clear();
+    int64_t j = begin;
+    for (; j < end && static_cast<int64_t>(pages.size()) < kFreshPages; ++j) {
+      const BankView& bank = banks_[order_[jobs_[j].begin]];
+      if (!jobs_[j].is_large() && bank.n_rows > kBlockRows) {
+        pages.insert(pages.end(), bank.pages,
+                     bank.pages + (bank.n_rows + kBlockRows - 1) / kBlockRows);
+      }
+    }
+    pages_.slab().refresh(pages.data(), static_cast<int64_t>(pages.size()));
+    return j;
   }
 
   void write(FamilySearch& search) {

@@ -133,29 +133,46 @@ void Slab::copy_vectors(int32_t from, int32_t to, int n_lanes, int n_used) const
 void Slab::wipe_page_vectors(int32_t page, int n_used) const {
   if (dim_ == 0) return;
   std::memset(rows(page), 0, n_used * row_bytes_);
-  std::memset(raw_block(page), kZeroCode, block_codes_bytes(dim_));
-  std::memset(raw_block(page) + block_codes_bytes(dim_), 0,
-              block_stride_ - block_codes_bytes(dim_));
-  stale_.clear(page);
+  stale_.mark(page, 0, n_used);
 }
 
-void Slab::update_block(int32_t page, uint16_t lanes) const {
+void Slab::refresh(const int32_t* pages, int64_t n) const {
+  const auto next_stale = [&](int64_t i) {
+    while (i < n && stale_.lanes(pages[i]) == 0) ++i;
+    return i;
+  };
+  const void* later[kPageRows];
+  for (int64_t i = next_stale(0), next; i < n; i = next) {
+    next = next_stale(i + 1);
+    int n_later = 0;
+    for (uint32_t left = next < n ? stale_.lanes(pages[next]) : 0; left != 0; left &= left - 1)
+      later[n_later++] = row(slot_of(pages[next], std::countr_zero(left)));
+    std::fill(later + n_later, later + kPageRows, rows(pages[i]));
+    stale_.bring_up_to_date(pages[i],
+                            [&](uint16_t lanes) { update_block(pages[i], lanes, later); });
+  }
+}
+
+void Slab::update_block(int32_t page, uint16_t lanes, const void* const* later) const {
   const FloatEnv env;
   uint8_t* block = raw_block(page);
   const int64_t codes_end = block_codes_bytes(dim_);
   const void* stored[kPageRows] = {};
+  uint32_t empty = 0;
   for (uint32_t left = lanes; left != 0; left &= left - 1) {
     const int lane = std::countr_zero(left);
     if (ids(page)[lane] >= 0) {
       stored[lane] = rows(page) + lane * row_bytes_;
-      continue;
+    } else {
+      empty |= 1u << lane;
     }
-    // A block is lines of 16 lanes, 4 bytes each: first the codes, then scale, error and norm.
-    uint8_t* line = block + lane * 4;
-    for (int64_t at = 0; at < block_stride_; at += kLine)
-      std::memset(line + at, at < codes_end ? kZeroCode : 0, 4);
   }
-  kernels().shadow_rows(stored, dtype_, dim_, block);
+  // A block is lines of 16 lanes, 4 bytes each: first the codes, then scale, error and norm.
+  for (int64_t at = 0; empty != 0 && at < block_stride_; at += kLine) {
+    for (uint32_t left = empty; left != 0; left &= left - 1)
+      std::memset(block + at + std::countr_zero(left) * 4, at < codes_end ? kZeroCode : 0, 4);
+  }
+  kernels().shadow_rows(stored, dtype_, dim_, block, later);
 }
 
 void Slab::copy_cells(int32_t from, int32_t to, int n_lanes) const {

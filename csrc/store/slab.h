@@ -43,9 +43,12 @@ class Slab {
     return c.rows + (page - c.first) * rows_stride_;
   }
   const uint8_t* block(int32_t page) const {
-    stale_.bring_up_to_date(page, [&](uint16_t lanes) { update_block(page, lanes); });
+    stale_.bring_up_to_date(page, [&](uint16_t lanes) { update_block(page, lanes, nullptr); });
     return raw_block(page);
   }
+  // Brings the blocks of several pages up to date: those whose rows lag behind come from memory
+  // faster than when they are asked for one by one.
+  void refresh(const int32_t* pages, int64_t n) const;
   int64_t* ids(int32_t page) const {
     const Chunk& c = chunk(page);
     return c.ids + (page - c.first) * kPageRows;
@@ -75,10 +78,10 @@ class Slab {
     n_references_[from] = 0;
   }
 
-  // The data plane: vectors, and the shadow where whole pages are handled; different rows in
+  // The data plane: vectors, and the shadow where whole pages are copied; different rows in
   // different threads. copy_vectors copies the first n_lanes of n_used lanes to a wiped page.
+  // wipe_page_vectors leaves the shadow, of lanes without ids by now, to whom reads it next.
   void copy_vectors(int32_t from, int32_t to, int n_lanes, int n_used) const;
-  void move_vector(int64_t from, int64_t to) const { std::memcpy(row(to), row(from), row_bytes_); }
   void wipe_vector(int64_t slot) const { std::memset(row(slot), 0, row_bytes_); }
   void wipe_page_vectors(int32_t page, int n_used) const;
 
@@ -89,12 +92,6 @@ class Slab {
   void wipe_page_cells(int32_t page) const;
   void mark_stale(int64_t slot) const {
     stale_.mark(page_of(slot), lane_of(slot), lane_of(slot) + 1);
-  }
-
-  // Asks for the lines that a write to a slot touches.
-  void prefetch_slot(int64_t slot) const {
-    const uint8_t* lines = row(slot);
-    for (int64_t i = 0; i < row_bytes_; i += 64) __builtin_prefetch(lines + i, 1);
   }
 
   // Gives the memory above the highest page in use back to the system. Free pages stay usable.
@@ -132,7 +129,7 @@ class Slab {
     const Chunk& c = chunk(page);
     return c.blocks + (page - c.first) * block_stride_;
   }
-  void update_block(int32_t page, uint16_t lanes) const;
+  void update_block(int32_t page, uint16_t lanes, const void* const* later) const;
 
   static constexpr int32_t kUnwiped = -1;
 

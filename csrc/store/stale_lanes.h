@@ -27,8 +27,12 @@ class StaleLanes final : private Forkable {
   void mark(int32_t page, int begin_lane, int end_lane) {
     masks_[page] |= (1u << end_lane) - (1u << begin_lane);
   }
-  void clear(int32_t page) { masks_[page] = 0; }
   void copy(int32_t from, int32_t to) { masks_[to] = masks_[from]; }
+
+  // May be outdated at once, unless the caller is alone.
+  uint16_t lanes(int32_t page) {
+    return std::atomic_ref<uint16_t>(masks_[page]).load(std::memory_order_relaxed);
+  }
 
   // For readers, side by side: if lanes are stale, update(mask) makes them good, in one thread
   // only.

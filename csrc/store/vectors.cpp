@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "check.h"
+#include "stream.h"
 #include "tasks.h"
 
 namespace memcore {
@@ -134,12 +135,19 @@ void IncomingVectors::check(const char* op, Interrupt& interrupt) {
 void IncomingVectors::write_some(const std::vector<int64_t>& slots,
                                  const std::vector<int64_t>& order, int64_t begin,
                                  int64_t end) const noexcept {
+  const int64_t row_bytes = slab_.row_bytes();
+  const bool streams = n_rows_ * row_bytes >= kStreamedBytes;
   for (int64_t i = begin; i < end; ++i) {
-    // The lines of the next row come while this one is written.
-    if (i + 1 < end && slots[order[i + 1]] >= 0) slab_.prefetch_slot(slots[order[i + 1]]);
     const int64_t slot = slots[order[i]];
-    if (slot >= 0) std::memcpy(slab_.row(slot), row(order[i]), slab_.row_bytes());
+    if (slot < 0) continue;
+    const uint8_t* source = row(order[i]);
+    if (streams) {
+      stream_copy(slab_.row(slot), source, row_bytes, row(order[std::min(i + 2, end - 1)]));
+    } else {
+      std::memcpy(slab_.row(slot), source, row_bytes);
+    }
   }
+  if (streams) stream_fence();
 }
 
 void IncomingVectors::write(const std::vector<int64_t>& slots,

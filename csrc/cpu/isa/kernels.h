@@ -96,8 +96,10 @@ struct Kernels {
   void (*widen)(const void* row, DType dtype, int64_t dim, float* out);
 
   // Write rows[i] into lane i of a block: codes, scale, error, norm; nullptr leaves a lane alone. A
-  // row beyond the bounds' reach gets an infinite error: it is always a candidate.
-  void (*shadow_rows)(const void* const* rows, DType dtype, int64_t dim, uint8_t* block);
+  // row beyond the bounds' reach gets an infinite error: it is always a candidate. `later`, if not
+  // null, names 16 rows of which one is fetched for each row written.
+  void (*shadow_rows)(const void* const* rows, DType dtype, int64_t dim, uint8_t* block,
+                      const void* const* later);
 
   // codes [dim, in whole 16s] = the query in steps of *scale, zero where dim ends: int8, or int16
   // in the order of wide_codes. *error bounds the norm of what that leaves out; *sum is the sum of
