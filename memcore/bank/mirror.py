@@ -174,6 +174,21 @@ class Mirror:
             return True
         if self._n_most == 0 or self.is_capturing:
             return False
+        try:
+            self._make_room()
+        except BaseException:
+            self._begin(self._n_most)
+            raise
+        self.follow()
+        return not self._is_cold(handles)
+
+    def rebuild(self) -> None:
+        """Give all memory back, and copy the store anew."""
+        self._begin(self._n_within_budget())
+        self.follow()
+
+    def _make_room(self) -> None:
+        """Choose the pages of the banks that were named last, and have those sent that are new."""
         alive = np.flatnonzero(self._heads[:, 0])
         alive = alive[np.argsort(-self._named[alive], kind="stable")]
         ranked = self._heads[alive, 0] << 32 | alive
@@ -189,13 +204,6 @@ class Mirror:
         missing = kept[self._addresses[kept] == 0]
         self._pages.mark_changed(missing[: self._place(missing)])
         self._judge(ranked)
-        self.follow()
-        return not self._is_cold(handles)
-
-    def rebuild(self) -> None:
-        """Give all memory back, and copy the store anew."""
-        self._begin(self._n_within_budget())
-        self.follow()
 
     def _n_within_budget(self) -> int:
         return _MOST_PAGES if self._budget is None else self._budget // self.layout.page_bytes

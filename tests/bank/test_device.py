@@ -329,6 +329,26 @@ def test_a_write_that_is_stopped_on_its_way_is_caught_up(rng, monkeypatch):
     assert hits.ids[1, 0] == 4
 
 
+def test_a_fetch_that_is_stopped_on_its_way_is_caught_up(rng, monkeypatch):
+    rows = normal(rng, 96, 16)
+    arena = memcore.Arena(16, device="cuda", device_bytes=4 * (16 * 64 + 192 + 128))
+    banks = arena.new(3)
+    arena.add(np.repeat(banks, 32), rows)
+    place = mirror.Mirror._place
+
+    def stopped(*given):
+        monkeypatch.setattr(mirror.Mirror, "_place", place)
+        place(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mirror.Mirror, "_place", stopped)
+    absent = banks[arena._store.mirror._cold[banks & 0xFFFFFFFF]]
+    with pytest.raises(KeyboardInterrupt):
+        arena.search(absent[0], rows[:1], 1)
+    hits = [arena.search(banks[i], rows[32 * i + 5], 1).ids[0, 0] for i in (2, 0, 1)]
+    assert hits == [5, 5, 5]
+
+
 def test_threads_write_and_search_side_by_side(rng):
     arena = memcore.Arena(6, device="cuda")
     banks, rows = arena.new(3), normal(rng, 30, 6)
