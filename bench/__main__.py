@@ -29,6 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = parser.parse_args(argv)
     if words.plot is not None:
         return _plot(parser, words.plot, words.out)
+    if words.device == "cuda":
+        from . import gpu
+
+        out = _out(words.out)
+        if words.out is None or words.out.suffix != ".jsonl":
+            out = out.with_name(f"{out.stem}-gpu.jsonl")
+        return gpu.main(out, words.cases)
     level = "full" if words.full else "quick" if words.quick else "default"
     chosen = _choose(parser, cases.sweep(level), words.cases)
     if words.list:
@@ -73,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument("--quick", action="store_true", help="few small cases, under a minute")
     sizes.add_argument("--full", action="store_true", help="the whole grid of shapes; hours")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the kernels, on the GPU"
+    )
     parser.add_argument("--threads", default="1", help="numbers of threads, as in 1,2")
     parser.add_argument("--rivals", default="all", help="all, none, or names, as in numpy,faiss")
     parser.add_argument("--seconds", type=float, help="time given to each case")
