@@ -9,6 +9,8 @@ import torch
 import triton
 
 from . import pages
+from .aggregate import aggregate, dots, scatter
+from .attend import attend, attend_backward
 from .codebook import assign, codebook_ema, codebook_sums, decode, search_codes
 from .hamming import hamming_search
 from .lsh import lay_out, lsh_encode
@@ -19,16 +21,21 @@ from .topk import topk
 __all__ = [
     "Conditions",
     "Limits",
+    "aggregate",
     "assign",
+    "attend",
+    "attend_backward",
     "check",
     "codebook_ema",
     "codebook_sums",
     "decode",
+    "dots",
     "hamming_search",
     "lay_out",
     "lsh_encode",
     "norms",
     "pages",
+    "scatter",
     "search",
     "search_codes",
     "search_pages",

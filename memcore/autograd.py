@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from memcore import arrays, products
+from memcore import arrays, autograd_device, products, tensors
 from memcore.errors import BackendError
 
 Tensor = Any
@@ -199,6 +199,7 @@ for _name, _impl, _fake in (
     ("attend_backward", _attend_backward, _attend_backward_fake),
 ):
     _LIBRARY.impl(_name, _impl, "CPU")
+    _LIBRARY.impl(_name, getattr(autograd_device, _name), "CUDA")
     torch.library.register_fake(f"memcore::{_name}", _fake, lib=_LIBRARY)
 for _name, _gradients, _save in (
     ("dots", _dots_gradients, _save_dots),
@@ -220,6 +221,8 @@ def rows(op: str, name: str, array: Any) -> Tensor:
         if not array.is_floating_point() and array.dtype is not torch.int8:
             return array.to(torch.float32)
         return array
+    if arrays.place(array) != "cpu":
+        return tensors.vectors(op, name, array)
     return torch.from_numpy(arrays.reals(op, name, array))
 
 
@@ -233,9 +236,11 @@ def expand(array: Tensor, shape: tuple[int, ...]) -> Tensor:
     return array.expand(shape)
 
 
-def slopes(beta: Any, shape: tuple[int, ...]) -> Tensor:
-    """Beta as float64 in the shape of the batches."""
-    return torch.as_tensor(beta, dtype=torch.float64).expand(shape)
+def slopes(beta: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Beta as float64 in the shape of the batches, beside the rows."""
+    if isinstance(beta, (int, float)):
+        return torch.full(shape, beta, dtype=torch.float64, device=like.device)
+    return torch.as_tensor(beta, dtype=torch.float64, device=like.device).expand(shape)
 
 
 def biases(op: str, bias: Any, like: Tensor) -> Tensor:
@@ -247,6 +252,8 @@ def bools(op: str, name: str, array: Any) -> Tensor:
     """A mask."""
     if isinstance(array, torch.Tensor) and array.dtype is torch.bool:
         return array
+    if arrays.place(array) != "cpu":
+        return tensors.bools(op, name, array)
     return torch.from_numpy(arrays.bools(op, name, array))
 
 
@@ -254,7 +261,14 @@ def ints(op: str, name: str, array: Any) -> Tensor:
     """Ids."""
     if isinstance(array, torch.Tensor) and array.dtype is torch.int64:
         return array
+    if arrays.place(array) != "cpu":
+        return tensors.ints(op, name, array)
     return torch.from_numpy(arrays.ints(op, name, array))
+
+
+def within(ids: Tensor, n: int) -> Tensor:
+    """Ids with -1 in the place of those that name none of n: a device is not asked for them."""
+    return torch.where((ids >= 0) & (ids < n), ids, -1)
 
 
 def hits(

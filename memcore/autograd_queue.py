@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from memcore import arrays, losses
+from memcore import arrays, autograd_device, losses, tensors
 from memcore.errors import BackendError
 
 Tensor = Any
@@ -173,6 +173,7 @@ for _name, _impl, _fake, _key in (
     ("gather_backward", _gather_backward, _gather_backward_fake, "CompositeExplicitAutograd"),
 ):
     _LIBRARY.impl(_name, _impl, _key)
+    _LIBRARY.impl(_name, getattr(autograd_device, _name), "CUDA")
     torch.library.register_fake(f"memcore::{_name}", _fake, lib=_LIBRARY)
 for _name, _backward, _context in (
     ("log_sum_exp", _gradients, _save),
@@ -198,6 +199,8 @@ def same(op: str, given: dict[str, Any]) -> list[Tensor]:
 
 def _rows(op: str, name: str, array: Any) -> Tensor:
     if not isinstance(array, torch.Tensor):
+        if arrays.place(array) != "cpu":
+            return tensors.vectors(op, name, array)
         return torch.from_numpy(arrays.reals(op, name, array))
     return array if array.is_floating_point() else array.to(torch.float32)
 
@@ -241,11 +244,15 @@ def total(logits: Tensor) -> Tensor:
     return torch.logsumexp(logits, -1)
 
 
-def gather(values: Tensor, ids: Any) -> Tensor:
+def gather(values: Any, ids: Any) -> Tensor:
     """The values that ids name, zeros for -1."""
-    named = (
-        ids
-        if isinstance(ids, torch.Tensor)
-        else torch.from_numpy(arrays.ints("gather", "ids", ids))
-    )
-    return _OPS.gather(values, named.to(values.device, torch.int64))
+    if not isinstance(values, torch.Tensor):
+        values = torch.from_dlpack(values)
+    if not isinstance(ids, torch.Tensor):
+        on_host = arrays.place(ids) == "cpu"
+        ids = (
+            torch.from_numpy(arrays.ints("gather", "ids", ids))
+            if on_host
+            else tensors.ints("gather", "ids", ids)
+        )
+    return _OPS.gather(values, ids.to(values.device, torch.int64))

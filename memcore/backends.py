@@ -251,6 +251,11 @@ _TRITON: dict[str, Runner] = {
         "codebook_sums",
         "decode",
         "search_codes",
+        "attend",
+        "attend_backward",
+        "dots",
+        "aggregate",
+        "scatter",
     )
 }
 _ENGINES: dict[str, dict[str, Runner]] = {

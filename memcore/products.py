@@ -221,7 +221,7 @@ def expand(array: Array, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(array, shape)
 
 
-def slopes(beta: Any, shape: tuple[int, ...]) -> Array:
+def slopes(beta: Any, shape: tuple[int, ...], like: Array) -> Array:
     """Beta as float64 in the shape of the batches."""
     return np.broadcast_to(np.asarray(beta, np.float64), shape)
 

@@ -34,7 +34,7 @@ LAYERS = [
     {"slots"},
     {"reference", "_core", "kernels"},
     {"backends"},
-    {"products"},
+    {"products", "autograd_device"},
     {"autograd"},
     {"losses"},
     {"autograd_queue"},

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays, products
+from memcore import arrays, products, tensors
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError
 from memcore.hits import Read
+from memcore.ops.device import is_on_device
 
 
 def attend(
@@ -36,8 +37,9 @@ def attend(
     """Read values by softmax(beta * queries @ keys + bias): over the k best keys, or all.
 
     Leading axes (batch, heads) of all arguments broadcast, and what is shared is not copied. NumPy
-    or CPU torch, and the results are of that library. Where a tensor needs a gradient, the results
-    have one, for queries, keys, values, bias and beta; which keys are selected has none.
+    or torch, and the results are of that library; on a GPU, see docs/gpu.md. Where a tensor needs a
+    gradient, the results have one, for queries, keys, values, bias and beta; which keys are
+    selected has none.
 
     Args:
         queries: (…, n_queries, dim), or (dim,) for one; finite, with norms up to 1e18. float32,
@@ -65,7 +67,7 @@ def attend(
         return_weights: give the softmax and the ids of its rows; needs k or ids.
         return_dropped: give the share of the softmax over all keys that k or ids leave out; costs
             one more pass over the keys, and bounds the error by 2 * dropped * max norm(value).
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or, on a GPU, "triton".
 
     Returns:
         (…, n_queries, value_dim); or a `Read` that holds it, if anything was asked for. Over
@@ -77,7 +79,7 @@ def attend(
         DtypeError: an array that is not of numbers; a k or steps that is no int.
         InputError: a beta that is not above 0; a query with NaN, Inf or a norm above 1e18; a
             negative k; an id that names no key.
-        BackendError: an engine that is not there, or an array on a device.
+        BackendError: an engine that is not there, or arrays on several devices.
 
     Cost:
         With k that of a search, and n_queries * k rows read. With None 4 * n_queries * n_keys * dim
@@ -137,7 +139,7 @@ def aggregate(weights: Any, values: Any, ids: Any, *, backend: str | None = None
         weights: (…, n_queries, m), or (m,) for one query.
         values: (…, n_values, dim).
         ids: of the shape of weights; -1 adds nothing and gets no gradient.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or, on a GPU, "triton".
 
     Returns:
         (…, n_queries, dim), in the library of weights; with gradients for weights and values.
@@ -150,7 +152,7 @@ def aggregate(weights: Any, values: Any, ids: Any, *, backend: str | None = None
         >>> memcore.aggregate([[0.5, 2.0, 9.0]], [[1.0], [10.0]], [[1, 0, -1]]).tolist()
         [[7.0]]
     """
-    library = _library("aggregate", backend, weights, values)
+    library = _library("aggregate", backend, weights=weights, values=values, ids=ids)
     given = library.rows("aggregate", "weights", weights)
     rows = library.rows("aggregate", "values", values)
     named = library.ints("aggregate", "ids", ids)
@@ -170,7 +172,7 @@ def aggregate(weights: Any, values: Any, ids: Any, *, backend: str | None = None
     named = library.expand(named, (*lead, *named.shape[-2:]))
     rows = library.expand(rows, (*lead, *rows.shape[-2:]))
     out = library.aggregate(given, rows, named, backend)
-    return out if library is not products else arrays.like(weights, out)
+    return _like(library, weights, out)
 
 
 def merge_lse(outs: Sequence[Any], lses: Sequence[Any]) -> tuple[Any, Any]:
@@ -200,7 +202,9 @@ def merge_lse(outs: Sequence[Any], lses: Sequence[Any]) -> tuple[Any, Any]:
         raise ShapeError(
             f"merge_lse: lses has {len(lses)} parts, should have {len(outs) or 'at least one'}"
         )
-    library = _library("merge_lse", None, *outs, *lses)
+    named = {f"outs[{i}]": out for i, out in enumerate(outs)}
+    named |= {f"lses[{i}]": lse for i, lse in enumerate(lses)}
+    library = _library("merge_lse", None, **named)
     reads = [library.rows("merge_lse", "outs", out) for out in outs]
     sums = [library.rows("merge_lse", "lses", lse) for lse in lses]
     for read, lse in zip(reads, sums, strict=True):
@@ -212,9 +216,7 @@ def merge_lse(outs: Sequence[Any], lses: Sequence[Any]) -> tuple[Any, Any]:
     stack = library.stack(sums)
     weights, lse = library.softmax(stack)
     out = sum(weights[..., i, None] * read for i, read in enumerate(reads))
-    if library is not products:
-        return out, lse
-    return arrays.like(outs[0], out), arrays.like(lses[0], lse)
+    return _like(library, outs[0], out), _like(library, lses[0], lse)
 
 
 class Plan:
@@ -233,7 +235,11 @@ class Plan:
         backend: str | None,
     ) -> None:
         """Check and broadcast; see `attend`."""
-        library = _library("attend", backend, queries, keys, values, beta, bias)
+        scale = None if arrays.place(beta) == "cpu" else beta
+        library = _library(
+            "attend", backend, beta, queries=queries, keys=keys, values=values, beta=scale,
+            bias=bias, mask=mask, ids=ids,
+        )  # fmt: skip
         asked = library.rows("attend", "queries", queries)
         rows = library.rows("attend", "keys", keys)
         read = rows if values is None else library.rows("attend", "values", values)
@@ -276,12 +282,14 @@ class Plan:
         self.queries = library.expand(asked, (*lead, *asked.shape[-2:]))
         self.keys = library.expand(rows, (*lead, *rows.shape[-2:]))
         self.values = library.expand(read, (*lead, *read.shape[-2:]))
-        self.beta = library.slopes(beta, lead)
+        self.beta = library.slopes(beta, lead, self.queries)
         self.bias = None if bias is None else library.expand(bias, (*lead, n_keys))
         self.mask = None if mask is None else library.expand(mask, (*lead, n_queries, n_keys))
         if self.ids is not None:
             self.ids = library.expand(self.ids, (*lead, *self.ids.shape[-2:]))
-            if library is products or not _is_traced():
+            if backend == "triton" or arrays.place(self.queries) != "cpu":
+                self.ids = library.within(self.ids, n_keys)
+            elif library is products or not _is_traced():
                 check = self.queries if library is products else self.queries.detach()
                 products.check_queries("attend", arrays.reals("attend", "queries", check))
 
@@ -333,7 +341,7 @@ class Plan:
             if array is None:
                 return None
             shaped = array.reshape((*self.shape, *array.shape[array.ndim - n_own :]))
-            return shaped if self.library is not products else arrays.like(like, shaped)
+            return _like(self.library, like, shaped)
 
         out = finish(read.out, 1)
         if not (return_lse or return_weights or return_dropped):
@@ -347,19 +355,30 @@ class Plan:
         )
 
 
-def _library(op: str, backend: str | None, *given: Any) -> Any:
-    """`autograd` where torch must see the call, else `products`."""
-    if not arrays.differentiates(*given):
-        return products
-    for array in given:
-        place = "cpu" if array is None else arrays.place(array)
-        if place != "cpu":
-            raise BackendError(f"{op}: an array is on {place}, should be on the cpu")
-    if backend not in (None, "cpu"):
-        raise BackendError(f"{op}: backend is {backend!r}, should be 'cpu' where gradients are")
+def _library(op: str, backend: str | None, *loose: Any, **given: Any) -> Any:
+    """`autograd` on a device and where torch must see the call, else `products`.
+
+    Args:
+        op: for errors.
+        backend: the engine that was asked for.
+        loose: what may need a gradient, and may lie elsewhere.
+        given: what lies on one device.
+    """
+    if not is_on_device(op, backend, **given):
+        if not arrays.differentiates(*loose, *given.values()):
+            return products
+        if backend not in (None, "cpu"):
+            raise BackendError(f"{op}: backend is {backend!r}, should be 'cpu' where gradients are")
     from memcore import autograd
 
     return autograd
+
+
+def _like(library: Any, like: Any, result: Any) -> Any:
+    """A result in the library that the caller came with; a tensor keeps its gradient."""
+    if library is products:
+        return arrays.like(like, result)
+    return result if arrays.place(like) == "cpu" else tensors.like(like, result)
 
 
 def _is_traced() -> bool:
@@ -398,7 +417,7 @@ def _check_beta(library: Any, beta: Any) -> tuple[int, ...]:
     """The shape of beta, which must be above 0."""
     if isinstance(beta, (int, float)):
         is_sound, shape = 0 < beta < float("inf"), ()
-    elif library is not products and _is_traced():
+    elif arrays.place(beta) != "cpu" or (library is not products and _is_traced()):
         is_sound, shape = True, beta.shape
     else:
         found = arrays.reals("attend", "beta", beta)

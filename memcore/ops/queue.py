@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays, losses, slots
+from memcore import arrays, losses, slots, tensors
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError
+from memcore.ops.device import is_on_device
 
 REDUCTIONS = ("mean", "none")
 
@@ -39,7 +40,7 @@ def nce(
         temperature: above 0.
         bias: (…, n_negatives), added to the logits: -inf leaves one out, log(c) counts it c times.
         reduction: "mean" over all queries, or "none" for (…, n).
-        backend: the engine; "cpu" where gradients are wanted.
+        backend: the engine: on the host "cpu" where gradients are wanted, on a GPU "triton".
 
     Returns:
         Losses in float32 (float64 if all arrays are). torch tensors give a tensor, with gradients
@@ -61,10 +62,9 @@ def nce(
     _check_scale("nce", "temperature", temperature)
     if reduction not in REDUCTIONS:
         raise InputError(f"nce: reduction is {reduction!r}, should be mean or none")
-    library = _library("nce", backend, queries, positives, negatives, bias)
-    asked, near, far = library.same(
-        "nce", {"queries": queries, "positives": positives, "negatives": negatives}
-    )
+    given = {"queries": queries, "positives": positives, "negatives": negatives}
+    library = _library("nce", backend, **given, bias=bias)
+    asked, near, far = library.same("nce", given)
     if tuple(near.shape) != tuple(asked.shape):
         raise ShapeError(
             f"nce: positives has shape {tuple(near.shape)}, should be {tuple(asked.shape)}"
@@ -98,7 +98,7 @@ def disperse(
         bias: (…, n_negatives), logs of the weights of the mean; -inf leaves one out.
         reduction: "mean" of the values of all rows (the default with negatives), "none" for
             (…, n), or "pairs", the log of the mean over all pairs (the default without).
-        backend: the engine; "cpu" where gradients are wanted.
+        backend: the engine: on the host "cpu" where gradients are wanted, on a GPU "triton".
 
     Returns:
         As `nce` does. Squared distances are taken as |row|^2 - 2 row · negative + |negative|^2:
@@ -110,7 +110,7 @@ def disperse(
         >>> disperse(np.eye(2, dtype=np.float32), tau=2.0).round(4)
         np.float32(-0.3799)
     """
-    library = _library("disperse", backend, rows, negatives, bias)
+    library = _library("disperse", backend, rows=rows, negatives=negatives, bias=bias)
     given = {"rows": rows} if negatives is None else {"rows": rows, "negatives": negatives}
     here, *others = library.same("disperse", given)
     there = others[0] if others else here
@@ -150,26 +150,25 @@ def gather(values: Any, ids: Any) -> Any:
         array([[[3, 4],
                 [0, 0]]])
     """
-    rows = slots.source("gather", "values", values)
-    if arrays.differentiates(values):
+    place = arrays.place(values)
+    if place != "cpu" or arrays.differentiates(values):
         from memcore import autograd_queue
 
-        return autograd_queue.gather(values, ids)
+        found = autograd_queue.gather(values, ids)
+        return found if place == "cpu" else tensors.like(values, found)
+    rows = slots.source("gather", "values", values)
     named = arrays.ints("gather", "ids", ids)
     losses.check_ids(named, len(rows))
     return slots.read(rows, named.reshape(-1)).reshape((*named.shape, *rows.shape[1:]))
 
 
-def _library(op: str, backend: str | None, *given: Any) -> Any:
-    """`autograd_queue` where torch must see the call, else `losses`."""
-    if not arrays.differentiates(*given):
-        return losses
-    for array in given:
-        place = "cpu" if array is None else arrays.place(array)
-        if place != "cpu":
-            raise BackendError(f"{op}: an array is on {place}, should be on the cpu")
-    if backend not in (None, "cpu"):
-        raise BackendError(f"{op}: backend is {backend!r}, should be 'cpu' where gradients are")
+def _library(op: str, backend: str | None, **given: Any) -> Any:
+    """`autograd_queue` on a device and where torch must see the call, else `losses`."""
+    if not is_on_device(op, backend, **given):
+        if not arrays.differentiates(*given.values()):
+            return losses
+        if backend not in (None, "cpu"):
+            raise BackendError(f"{op}: backend is {backend!r}, should be 'cpu' where gradients are")
     from memcore import autograd_queue
 
     return autograd_queue
@@ -213,4 +212,6 @@ def _reduced(library: Any, like: Any, values: Any, reduction: str) -> Any:
         values = values.mean()
     elif reduction == "pairs":
         values = library.total(values.reshape(-1)) - math.log(math.prod(values.shape))
-    return arrays.like(like, np.asarray(values)) if library is losses else values
+    if library is losses:
+        return arrays.like(like, np.asarray(values))
+    return values if arrays.place(like) == "cpu" else tensors.like(like, values)

@@ -1,0 +1,58 @@
+"""How launchers hand rows with leading axes to kernels."""
+
+from dataclasses import dataclass
+
+import torch
+import triton.language as tl
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows (…, n, dim), components side by side, as a pointer and the strides of two leading axes.
+
+    Attributes:
+        tensor: (outer, inner, n, dim), a view wherever the leading axes are at most two.
+    """
+
+    tensor: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: torch.Tensor) -> "Rows":
+        """The rows as they lie; a copy only where components or more than two axes demand it."""
+        rows = rows if rows.stride(-1) == 1 or rows.shape[-1] == 1 else rows.contiguous()
+        lead = rows.shape[:-2]
+        outer = 1
+        for size in lead[:-1]:
+            outer *= size
+        inner = lead[-1] if lead else 1
+        return cls(rows.reshape(outer, inner, *rows.shape[-2:]))
+
+    @property
+    def given(self) -> tuple[torch.Tensor, int, int, int]:
+        """What a kernel takes: the tensor, its strides from batch to batch and from row to row."""
+        return self.tensor, *self.tensor.stride()[:3]
+
+    @property
+    def inner(self) -> int:
+        """The size of the last leading axis."""
+        return int(self.tensor.shape[1])
+
+    @property
+    def n_batches(self) -> int:
+        """Of both leading axes."""
+        return int(self.tensor.shape[0] * self.tensor.shape[1])
+
+    @property
+    def n(self) -> int:
+        """Rows of a batch."""
+        return int(self.tensor.shape[2])
+
+    @property
+    def dim(self) -> int:
+        """Components of a row."""
+        return int(self.tensor.shape[3])
+
+
+def of_two(array: torch.Tensor) -> tl.dtype:
+    """In which of the two widths products with this result are made."""
+    return tl.float64 if array.dtype is torch.float64 else tl.float32

@@ -1,0 +1,98 @@
+"""The kernels of attend over all keys, as they are launched."""
+
+from typing import Any
+
+from triton import language as tl
+
+from memcore.kernels.attend import TILES
+from variants.variant import BF16, FLOATS, HALVES, Variant
+
+_STRIDES = {
+    f"{rows}_{stride}": "i32!"
+    for rows in ("query", "key", "value")
+    for stride in ("outer", "inner", "stride")
+}
+_OUTPUTS = ("reads", "lses", "lse", "out_grad", "shift", "query_grads", "beta_grads")
+_OUTPUTS += ("key_grads", "value_grads", "bias_grads")
+_PLAIN = {
+    **_STRIDES,
+    **dict.fromkeys(("inner", "n_batches", "n_queries", "n_keys", "n_splits"), "i32"),
+    **dict.fromkeys(("bias_outer", "bias_inner"), "i32"),
+    **dict.fromkeys(("mask_outer", "mask_inner", "mask_stride"), "i32"),
+    **{f"{name}_ptr": FLOATS for name in _OUTPUTS},
+    "beta_ptr": "*fp64!",
+    "dim": "i32!",
+    "value_dim": "i32!",
+}
+_MASKED = {**_PLAIN, "bias_ptr": FLOATS, "mask_ptr": "*i1!"}
+# Kind of the rows: their type, the kind of computed numbers beside them, and the width of both.
+_KINDS = {
+    "bf16": (HALVES, "bf16", "half"),
+    "fp16": ("*fp16!", "tf32", "half"),
+    "fp32": (FLOATS, "fp32", "fp32"),
+    "fp64": ("*fp64!", "fp64", "fp64"),
+}
+# Tiles of fewer rows than the wide multiplies take.
+_SMALL = {80: "HMMA", 90: "HMMA", 100: "HMMA"}
+
+
+def _variant(kernel: str, name: str, kind: str, types: dict[str, Any], **more: Any) -> Variant:
+    """One of the three kernels, with a tile of TILES."""
+    rows, _, width = _KINDS[kind]
+    real = tl.float64 if kind == "fp64" else tl.float32
+    given = {f"{each}_ptr": rows for each in ("queries", "keys", "values")} | types
+    if kind == "fp64":
+        given |= {f"{each}_ptr": rows for each in _OUTPUTS}
+    tile = TILES.get((name, kind)) or TILES[name, width]
+    sizes = {"Q": tile.Q, "N": tile.N, **dict.fromkeys(("D", "V"), tile.columns)}
+    sizes |= dict.fromkeys(("DIM", "VALUE_DIM"), tile.columns)
+    is_wide = {**sizes, **more}["Q"] >= 64
+    return Variant(
+        f"stream.{kernel}",
+        given,
+        {"KIND": kind, "VALUE_KIND": kind, "REAL": real, "IS_CAREFUL": False, **sizes, **more},
+        {"num_warps": 4 if more.get("IS_CAREFUL") else tile.n_warps, "num_stages": tile.n_stages},
+        255,
+        multiplies={} if kind == "fp64" else BF16 if is_wide else _SMALL,
+    )
+
+
+def _variants() -> dict[str, Variant]:
+    found = {}
+    for kind, (_, computed, _) in _KINDS.items():
+        for name in ("forward", "few"):
+            found[f"attend, {name}, {kind}"] = _variant(
+                "attend_kernel", name, kind, _PLAIN, IS_L2=False
+            )
+        backward = {"VALUE_KIND": computed, "KEY_KIND": computed}
+        found[f"attend, gradients of queries, {kind}"] = _variant(
+            "attend_queries_kernel", "queries", kind, _PLAIN, **backward
+        )
+        backward = {"VALUE_KIND": computed, "QUERY_KIND": computed, "IS_L2": False}
+        found[f"attend, gradients of keys, {kind}"] = _variant(
+            "attend_keys_kernel", "keys", kind, _PLAIN, **backward
+        )
+        if kind != "fp64":
+            found[f"attend, masked, {kind}"] = _variant(
+                "attend_kernel", "masked", kind, _MASKED, IS_L2=False
+            )
+    careful = {"Q": 32, "D": 64, "V": 64, "DIM": 128, "IS_L2": False, "IS_CAREFUL": True}
+    found["attend, masked, careful"] = _variant(
+        "attend_kernel", "masked", "bf16", _MASKED, **careful
+    )
+    alone = {**_PLAIN, **dict.fromkeys(("values_ptr", "reads_ptr", "out_grad_ptr"))}
+    found["log-sum-exp of distances"] = _variant(
+        "attend_kernel", "forward", "bf16", alone, IS_L2=True
+    )
+    found["log-sum-exp of distances, gradients of keys"] = _variant(
+        "attend_keys_kernel",
+        "keys",
+        "bf16",
+        {**alone, "value_grads_ptr": None},
+        IS_L2=True,
+        QUERY_KIND="bf16",
+    )
+    return found
+
+
+VARIANTS = _variants()
