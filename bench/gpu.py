@@ -22,7 +22,8 @@ import numpy as np
 
 from . import machine
 from .case import WrongAnswerError
-from .gpu_cases import GpuCase, every
+from .gpu_case import GpuCase
+from .gpu_cases import every
 
 # Seconds of the tests, and milliseconds of each engine on each case.
 _TESTS_S, _BUDGET_MS = 150, 1500.0
@@ -152,7 +153,7 @@ def timed(calls: Sequence[Callable[[], Any]]) -> list[float]:
 
 
 def checked(case: GpuCase, seed: int, device: str) -> dict[str, Any]:
-    """The tensors of one call, whose answer is right.
+    """What one call takes, whose answer is right.
 
     Raises:
         WrongAnswerError: it is not.
@@ -161,11 +162,13 @@ def checked(case: GpuCase, seed: int, device: str) -> dict[str, Any]:
 
     given = case.make(np.random.default_rng(seed))
     tensors = {name: torch.from_numpy(array).to(device) for name, array in given.items()}
-    found = case.ours(**tensors)
+    prepared: dict[str, Any] = case.prepare(**tensors)
+    found = case.ours(**prepared)
     on_host = found if isinstance(found, tuple) else (found,)
-    arrays = [each.cpu().numpy() for each in on_host]
-    case.check(given, tuple(arrays) if isinstance(found, tuple) else arrays[0])
-    return tensors
+    arrays = [(each.float() if each.dtype is torch.bfloat16 else each).cpu() for each in on_host]
+    numbers = [each.numpy() for each in arrays]
+    case.check(given, tuple(numbers) if isinstance(found, tuple) else numbers[0])
+    return prepared
 
 
 def timed_case(case: GpuCase, limits: dict[str, float]) -> list[GpuRow]:

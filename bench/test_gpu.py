@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from . import gpu
-from .gpu_cases import GpuCase, every
+from .gpu_case import GpuCase
+from .gpu_cases import every
 
 
 @pytest.mark.parametrize("case", every(), ids=lambda case: case.name)

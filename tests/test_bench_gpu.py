@@ -20,8 +20,8 @@ TINY = every(is_tiny=True)
 
 
 @pytest.mark.parametrize("case", TINY, ids=[case.name for case in TINY])
-def test_every_case_gives_the_right_answer_and_so_do_its_rivals(case):
-    given = gpu.checked(case, 0, DEVICE)
+def test_every_case_gives_the_right_answer_and_so_do_its_rivals(case, by_kernels):
+    given = gpu.checked(case, 0, by_kernels)
     for rival in case.rivals.values():
         assert rival(**given) is not None
     assert case.n_bytes > 0
@@ -39,7 +39,7 @@ def test_a_wrong_answer_is_refused():
         gpu.checked(replace(case, ours=swapped), 0, DEVICE)
 
 
-def test_full_cases_have_the_names_of_the_issue():
+def test_full_cases_have_shapes_of_their_own():
     names = [case.name for case in every()]
     assert "search/4096 x 1048576 x 128, k=32" in names
     assert "search_ragged/8192 banks x 282 x 128, k=5" in names

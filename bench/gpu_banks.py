@@ -1,0 +1,132 @@
+"""What is measured on a GPU: many banks in one call, forks of them, and writes to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import memcore
+from memcore import reference
+
+from .case import expect
+from .gpu_case import N_CHECKED, GpuCase, normal, same_hits
+
+
+def every(is_tiny: bool) -> list[GpuCase]:
+    """All cases of this file."""
+    return [
+        _banks(is_tiny),
+        *(_arena(n_forks, is_tiny) for n_forks in (1, 8)),
+        _step(is_tiny),
+    ]
+
+
+def _banks(is_tiny: bool) -> GpuCase:
+    n_banks, n, dim, k = (6, 30, 20, 3) if is_tiny else (8192, 282, 128, 5)
+    offsets = np.arange(n_banks + 1) * n
+
+    def check(given: dict[str, Any], hits: Any) -> None:
+        few, rows = given["queries"][:N_CHECKED], given["keys"][: N_CHECKED * n]
+        segments = np.arange(N_CHECKED)
+        wanted = reference.search_ragged(few, rows, offsets[: N_CHECKED + 1], segments, k)
+        same_hits(hits, wanted)
+
+    def padded(queries: Any, keys: Any, offsets: Any) -> Any:
+        rows = keys.view(len(queries), -1, keys.shape[1])
+        return (rows @ queries[:, :, None])[:, :, 0].topk(k, 1)
+
+    return GpuCase(
+        f"search_ragged/{n_banks} banks x {n} x {dim}, k={k}",
+        lambda rng: {
+            "queries": normal(rng, n_banks, dim),
+            "keys": normal(rng, n_banks * n, dim),
+            "offsets": offsets,
+        },
+        lambda queries, keys, offsets: memcore.search_ragged(
+            queries, keys, offsets, k, backend="triton"
+        ),
+        check,
+        4.0 * n_banks * (n + 1) * dim,
+        {"torch padded bmm + topk": padded},
+        2.0 * n_banks * n * dim,
+    )
+
+
+def _arena(n_forks: int, is_tiny: bool) -> GpuCase:
+    """One query for each of many banks of an arena, or for each of n_forks forks of fewer."""
+    n_banks, n, dim, k = (8, 30, 20, 3) if is_tiny else (8192, 282, 128, 5)
+    n_parents = n_banks // n_forks
+
+    def prepare(queries: Any, keys: Any) -> dict[str, Any]:
+        arena = memcore.Arena(dim, metric="dot", device="cuda")
+        banks = arena.new(n_parents)
+        arena.add(np.repeat(banks, n), keys.cpu().numpy())
+        if n_forks > 1:
+            banks = arena.fork(banks, n_forks).reshape(-1)
+        return {"arena": arena, "banks": _like(queries, banks), "queries": queries, "keys": keys}
+
+    def check(given: dict[str, Any], hits: Any) -> None:
+        few, rows = given["queries"][:N_CHECKED], given["keys"]
+        segments = np.arange(N_CHECKED) // n_forks
+        offsets = np.arange(n_parents + 1) * n
+        scores, places = reference.search_ragged(few, rows, offsets, segments, k)
+        ids = np.where(places >= 0, places - segments[:, None] * n, -1)
+        same_hits(hits, (scores, ids))
+
+    def padded(arena: Any, banks: Any, queries: Any, keys: Any) -> Any:
+        rows = keys.view(n_parents, n, dim)
+        asked = queries.view(n_parents, n_forks, dim)
+        return (asked @ rows.transpose(1, 2)).topk(k, 2)
+
+    return GpuCase(
+        f"arena/{n_banks} banks x {n} x {dim}"
+        + (f", forks of {n_parents}" if n_forks > 1 else "")
+        + f", k={k}",
+        lambda rng: {
+            "queries": normal(rng, n_banks, dim),
+            "keys": normal(rng, n_parents * n, dim),
+        },
+        lambda arena, banks, queries, keys: arena.search(banks, queries, k),
+        check,
+        4.0 * n_parents * n * dim + 4.0 * n_banks * dim,
+        {"torch padded bmm + topk": padded},
+        2.0 * n_banks * n * dim,
+        prepare=prepare,
+    )
+
+
+def _step(is_tiny: bool) -> GpuCase:
+    """A row more in each of many banks, and one less: the write, its upload and the wait for it."""
+    n_banks, n, dim = (8, 30, 20) if is_tiny else (8192, 64, 384)
+
+    def prepare(rows: Any) -> dict[str, Any]:
+        arena = memcore.Arena(dim, metric="dot", device="cuda")
+        banks = arena.new(n_banks)
+        arena.add(np.repeat(banks, n), np.ones((n_banks * n, dim), np.float32))
+        return {"arena": arena, "banks": banks, "rows": rows}
+
+    def write(arena: Any, banks: Any, rows: Any) -> Any:
+        ids = arena.add(banks, rows)
+        found = arena.search(_like(rows, banks), rows, 1)
+        arena.delete(banks, ids)
+        return found
+
+    def check(given: dict[str, Any], hits: Any) -> None:
+        expect(bool((hits[1] == n).all()), "ids are not those of the rows that were added")
+
+    return GpuCase(
+        f"arena/add, search and delete a row in {n_banks} banks x {n} x {dim}",
+        # Longer than the rows that are there, so that a row's best is itself.
+        lambda rng: {"rows": normal(rng, n_banks, dim) + 2},
+        write,
+        check,
+        4.0 * n_banks * (n + 2) * dim,
+        prepare=prepare,
+    )
+
+
+def _like(tensor: Any, handles: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(handles.astype(np.int64)).to(tensor.device)
