@@ -117,7 +117,7 @@ def _read(
         scores = library.rows("attend", "scores", scores)
         asked = library.rows("attend", "queries", queries).reshape(-1, keys.shape[1])
         scores = library.attach(scores, ids, asked, keys, store.metric, None, None)
-        logits = library.slopes(beta, ()).to(scores.dtype) * scores
+        logits = library.slopes(beta, (), scores).to(scores.dtype) * scores
     weights, lse = library.softmax(logits)
     read, value_shape, of_value = _values(library, values, keys, rows.payloads, hit_ids, ids)
     out = library.aggregate(weights, read, of_value).reshape(*shape, *value_shape)

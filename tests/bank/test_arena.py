@@ -465,7 +465,6 @@ def test_rows_without_vectors():
         (lambda a, b: Arena(2.0), DtypeError, "dim is 2.0"),
         (lambda a, b: Arena(2, metric="hamming"), InputError, "metric is 'hamming'"),
         (lambda a, b: Arena(2, dtype="int8"), InputError, "dtype is 'int8'"),
-        (lambda a, b: Arena(2, device="cuda"), BackendError, "device is 'cuda'"),
     ],
 )
 def test_refused(call, error, words):
