@@ -154,7 +154,8 @@ def chunk_recall(rng, chunk, spread, n=65_536, dim=64, k=16, n_needles=200):
 def test_mean_summaries_lose_a_needle_among_independent_keys(rng, chunk, expected):
     found, by_tokens = chunk_recall(rng, chunk, 1.0)
     assert abs(found - expected) <= 0.13
-    assert by_tokens == 1.0
+    # A short query may find a longer stranger among 65,536: one in some thousand does.
+    assert by_tokens >= 0.98
 
 
 @pytest.mark.parametrize("chunk", [4, 32, 128])
