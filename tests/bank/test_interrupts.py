@@ -109,7 +109,7 @@ def test_pages_of_a_stopped_write_are_wiped_before_others_get_them(threads, rng)
     fresh.add(expected, rows[7:10])
     fresh.search(expected, rows[:1])
     content = other_pages.page_content(int(other_pages.page_table(int(expected[0]))[0]))
-    for delay in np.arange(0.01, 0.3, 0.01):
+    for delay in np.geomspace(0.01, 10, 50):
         interrupted(lambda: arena.add(first, rows), delay)
         if arena.count(first) > 3:
             break

@@ -288,14 +288,16 @@ class ThoughtMemory:
         return kept
 
 
-def test_tim_inserts_forgets_and_merges(rng):
+def test_tim_inserts_forgets_and_merges():
+    # Vectors of their own: some lie at the border of two groups, and their neighbours in both.
+    rng = np.random.default_rng(0)
     memory = ThoughtMemory(16)
-    tea, work = rng.standard_normal((2, 16)).astype(np.float32)
+    tea = rng.standard_normal(16).astype(np.float32)
     near = [tea + 0.01 * rng.standard_normal(16).astype(np.float32) for _ in range(3)]
     likes = memory.insert(tea, "ana", "ana likes tea")
     also = memory.insert(near[0], "ana", "ana enjoys tea")
     bob = memory.insert(near[1], "bob", "bob likes tea")
-    job = memory.insert(-work, "ana", "ana works")
+    job = memory.insert(-tea, "ana", "ana works")
     group = memory.lsh.encode(np.stack([tea, *near[:2]]))[:, 0]
     assert len(set(group.tolist())) == 1, "one hash group"
     assert sorted(memory.recall(near[2]).tolist()) == [likes, also, bob]
@@ -312,5 +314,5 @@ def test_tim_inserts_forgets_and_merges(rng):
         ["ana enjoys tea; ana drinks tea"],
         ["ana drinks tea; ana enjoys tea"],
     )
-    assert memory.recall(-work).tolist() == [job]
+    assert memory.recall(-tea).tolist() == [job]
     assert len(memory.bank) == 3

@@ -159,11 +159,17 @@ def test_bad_input_changes_nothing(rng):
         layer(rows)
     with pytest.raises(ShapeError, match=r"forward: x has shape \(40, 3\)"):
         layer(rows[:, :3])
-    with pytest.raises(BackendError, match="is on meta, should be on a GPU"):
-        layer(rows.to("meta"))
     assert layer.book.state is state
     with pytest.raises(InputError, match="commitment is -1"):
         VectorQuantizer(16, 4, commitment=-1)
+
+
+def test_a_device_without_kernels_is_refused(rng):
+    pytest.importorskip("triton")
+    layer, rows = VectorQuantizer(16, 4), torch.from_numpy(normal(rng, 40, 4))
+    layer(rows)
+    with pytest.raises(BackendError, match="is on meta, should be on a GPU"):
+        layer(rows.to("meta"))
 
 
 def test_two_ranks_learn_as_one(tmp_path, rng):
