@@ -6,7 +6,7 @@ import triton
 from . import lookup, nearest, segments
 from .lsh import slack
 from .products import STEP
-from .search import merge, norms, sorted_best
+from .search import merge, norms, sorted_best, splits
 
 # Rows and codewords of a tile, and rows whose doubts one program settles.
 _ROWS, _WORDS, _SETTLED = 128, 64, 512
@@ -215,7 +215,7 @@ def _search_turn(
         scores[:, : found.shape[1]], ids[:, : found.shape[1]] = found, places
         return
     kept = max(16, triton.next_power_of_2(width))
-    n_splits = max(1, min(triton.cdiv(1024, n_queries), 2048 // kept, triton.cdiv(n, 1024)))
+    n_splits = splits(n_queries, n, kept, 1024)
     parts = ids.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
     part_ids = torch.empty_like(parts, dtype=torch.int64)
     lookup.scan_codes_kernel[(n_queries, n_splits)](

@@ -159,7 +159,7 @@ def _search_scan(
     kept = max(16, triton.next_power_of_2(width))
     longest = n_keys if filter.named is None else n_named
     n_tiles = triton.cdiv(n_queries, n_at_once)
-    n_splits = _splits(n_tiles, longest, kept) if filter.begins is None else 1
+    n_splits = splits(n_tiles, longest, kept) if filter.begins is None else 1
     parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
     part_ids = torch.empty_like(parts, dtype=torch.int64)
     scan.scan_kernel[(n_tiles, n_splits)](
@@ -255,10 +255,10 @@ def sorted_best(
     return finals, torch.where(found, places, -1)
 
 
-def _splits(n_programs: int, n_keys: int, kept: int) -> int:
+def splits(n_programs: int, n_keys: int, kept: int, n_least: int = 256) -> int:
     """Into how many parts the keys go, so that the card is full and the merge stays small."""
     wanted = triton.cdiv(1024, n_programs)
-    return max(1, min(wanted, 2048 // kept, triton.cdiv(n_keys, 256)))
+    return max(1, min(wanted, 2048 // kept, triton.cdiv(n_keys, n_least)))
 
 
 def merge(

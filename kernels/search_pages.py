@@ -5,16 +5,14 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from . import paged, scan
-from .order import NOTHING
+from . import paged
 from .pages import Layout
+from .search import merge, sorted_best, splits
 
 # The most that a program keeps in registers for one query.
 _MAX_KEPT = 256
 # What the keys of all pairs of some queries may take, in rows.
 _MAX_PAIRS = 1 << 24
-# Programs that fill a card.
-_PROGRAMS = 1024
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,7 @@ def search_pages(
     n_at_once = 4 if shares else 1
     kept = max(16, triton.next_power_of_2(width))
     n_tiles = triton.cdiv(n_queries, n_at_once)
-    n_splits = min(triton.cdiv(_PROGRAMS, n_tiles), 2048 // kept, triton.cdiv(longest, 256))
-    n_splits = max(1, n_splits)
+    n_splits = splits(n_tiles, longest, kept)
     parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
     part_ids = torch.empty_like(parts, dtype=torch.int64)
     paged.paged_kernel[(n_tiles, n_splits)](
@@ -132,11 +129,7 @@ def search_pages(
         K=kept,
         enable_fp_fusion=False,
     )
-    n_parts = n_splits * kept
-    scan.merge_kernel[(n_queries,)](
-        parts, part_ids, None, widths, scores, ids, n_parts, width,
-        N=min(64, triton.next_power_of_2(n_parts)),
-    )  # fmt: skip
+    merge(parts, part_ids, None, widths, scores, ids)
 
 
 def _search_pairs(
@@ -176,18 +169,14 @@ def _search_pairs(
             N=32,
             enable_fp_fusion=False,
         )
-    # By id first; the second sort is stable, so that equal scores stay in that order.
+    # By id first: equal scores stay in that order.
     pair_ids, order = pair_ids.sort(dim=1)
-    best, order = pairs.gather(1, order).sort(dim=1, descending=True, stable=True)
-    best, order = best[:, :width], order[:, :width]
-    found = best > NOTHING.value
-    if widths is not None:
-        found &= torch.arange(best.shape[1], device=best.device) < widths[:, None]
-    finals = torch.where(best >= 0, best, best ^ 0x7FFFFFFF).view(torch.float32)
+    finals, places = sorted_best(pairs.gather(1, order), width, widths)
     scores.fill_(-torch.inf)
     ids.fill_(-1)
-    scores[:, : best.shape[1]] = torch.where(found, finals, -torch.inf)
-    ids[:, : best.shape[1]] = torch.where(found, pair_ids.gather(1, order), -1)
+    scores[:, : finals.shape[1]] = finals
+    named = pair_ids.gather(1, places.clamp(min=0))
+    ids[:, : finals.shape[1]] = torch.where(places < 0, -1, named)
 
 
 def _limits(limits: Limits) -> tuple[object, ...]:
