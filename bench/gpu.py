@@ -92,13 +92,15 @@ def main(out: Path, parts: Sequence[str] = (), *, is_testing: bool = True) -> in
 
 def run_tests() -> list[str]:
     """The tests of the kernels on this GPU, plain and under compute-sanitizer; what failed."""
-    tests = Path(__file__).parent.parent / "tests" / "kernels"
+    tests = Path(__file__).parent.parent / "tests"
+    kernels = str(tests / "kernels")
     if not tests.is_dir():
         sys.stdout.write("tests: left out, they are not part of an installed package\n")
         return []
-    plain = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "not compiled", str(tests)]
-    few = [*plain[:-3], "-k", "every_width or is_the_definition", str(tests)]
-    calls = {"tests": plain}
+    plain = [sys.executable, "-m", "pytest", "-q", "-x", "-k"]
+    few = [*plain, "every_width or is_the_definition", kernels]
+    banks = [str(tests / "bank" / f"test_{name}.py") for name in ("device", "graph")]
+    calls = {"tests": [*plain, "not compiled", kernels, *banks]}
     sanitizer = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if sanitizer else ():
         calls[tool] = [str(sanitizer), "--tool", tool, "--error-exitcode", "3", *few]

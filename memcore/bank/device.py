@@ -21,6 +21,8 @@ _AND, _OR, _NOT = 7, 8, 9
 _HIGHEST = 2**63 - 1
 # What the bits of one word hold: the stack of a program on the device.
 _MAX_DEPTH = 64
+# Above it the kernels' grids depend on the length of banks, which a replay may find changed.
+_MOST_CAPTURED = 256
 
 
 def place(device: str, budget: Any) -> Any:
@@ -91,7 +93,7 @@ class DevicePages:
             self.mirror.rebuild()
 
     def prefetch(self, handles: Ints) -> None:
-        """Have banks on the device, as far as they fit."""
+        """Have banks on the device, as far as they fit; nothing waits for them."""
         with self.mirror.section():
             self.mirror.check_writable("prefetch")
             with in_name_of("prefetch"):
@@ -169,39 +171,46 @@ class DevicePages:
                     "search: not all banks are on the device, should be before a graph is captured"
                 )
             return False
+        if mirror.is_capturing and scores.shape[1] > _MOST_CAPTURED:
+            raise BackendError(
+                f"search: k is {scores.shape[1]} while a CUDA graph is captured, "
+                f"should be at most {_MOST_CAPTURED}"
+            )
         if isinstance(handles, np.ndarray):
             handles = mirror.handles(handles)
-        kernels = mirror.kernels
-        asked = self._sent(queries)
-        lengths = kernels.norms(asked)[0]
+        kernels, hits = mirror.kernels, (scores, ids)
         on_host = isinstance(scores, np.ndarray)
-        # The host's engine words what is wrong with a query that it can look at.
-        if on_host and not bool((lengths <= MAX_SQUARE).all()):
-            return False
-        conditions = self._conditions(programs, index) if programs else None
-        if candidates is not None:
-            candidates = self._sent(candidates).sort(1).values
-        hits = scores, ids
-        if on_host:
-            hits = (
-                torch.empty(scores.shape, dtype=torch.float32, device=mirror.device),
-                torch.empty(ids.shape, dtype=torch.int64, device=mirror.device),
+        with mirror.turns.reading("search"):
+            asked = mirror.sent(queries)
+            lengths = kernels.norms(asked)[0]
+            conditions = self._conditions(programs, index) if programs else None
+            if candidates is not None:
+                candidates = mirror.sent(candidates).sort(1).values
+            if on_host:
+                hits = (
+                    torch.empty(scores.shape, dtype=torch.float32, device=mirror.device),
+                    torch.empty(ids.shape, dtype=torch.int64, device=mirror.device),
+                )
+            kernels.search_pages(
+                mirror.layout,
+                mirror.root,
+                mirror.kinds,
+                mirror.longest,
+                handles,
+                asked,
+                lengths,
+                k if isinstance(k, int) else mirror.sent(k),
+                self._metric,
+                kernels.Limits(conditions, candidates, scale, bias, low, high),
+                *hits,
             )
-        kernels.search_pages(
-            mirror.layout,
-            mirror.root,
-            mirror.kinds,
-            mirror.longest,
-            handles,
-            asked,
-            lengths,
-            k if isinstance(k, int) else self._sent(k),
-            self._metric,
-            kernels.Limits(conditions, candidates, scale, bias, low, high),
-            *hits,
-        )
+            if on_host:
+                *found, is_sound = mirror.fetched(*hits, (lengths <= MAX_SQUARE).all())
         if on_host:
-            scores[...], ids[...] = (each.cpu().numpy() for each in hits)
+            # The host's engine words what is wrong with a query that it can look at.
+            if not is_sound:
+                return False
+            scores[...], ids[...] = found
         return True
 
     def _named(self, handles: Any) -> Ints:
@@ -220,16 +229,6 @@ class DevicePages:
         alive: Ints = named[self._store.alive(named)]
         return alive
 
-    def _sent(self, array: Any) -> Any:
-        """An array of the host as a tensor on the device; a tensor as it is."""
-        if not isinstance(array, np.ndarray):
-            return array
-        torch = tensors.library("search")
-        if array.dtype == np.uint16:
-            bits = torch.tensor(np.ascontiguousarray(array).view(np.int16))
-            return bits.view(torch.bfloat16).to(self.mirror.device)
-        return torch.tensor(np.ascontiguousarray(array)).to(self.mirror.device)
-
     def _conditions(self, programs: list[tuple[Ints, Ints]], index: Ints) -> Any:
         """The programs one after the other, on the device."""
         steps = np.concatenate([steps for steps, _ in programs]).reshape(-1, 4).copy()
@@ -247,7 +246,7 @@ class DevicePages:
         constants[floats] ^= _HIGHEST
         ends = np.cumsum([0, *lengths])
         is_shared = len(programs) == 1 and not index.any()
-        sent = map(self._sent, (steps, constants, ends, index))
+        sent = map(self.mirror.sent, (steps, constants, ends, index))
         return self.mirror.kernels.Conditions(*sent, is_shared)
 
 

@@ -9,7 +9,7 @@ launches that were recorded stay valid.
 import gc
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from threading import Lock, RLock
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from memcore import tensors
 from memcore.bank.parcel import Sender
+from memcore.bank.turns import Turns
 from memcore.errors import BackendError
 
 Array = NDArray[Any]
@@ -28,6 +29,8 @@ _INDEX = 0xFFFFFFFF
 _FIRST_CHUNK, _LAST_CHUNK = 1 << 18, 1 << 26
 _MOST_PAGES = 2**31
 _KNOWN_HANDLES = 1024
+# Bytes of rows that travel at once.
+_PARCEL = 1 << 24
 
 
 class Mirror:
@@ -42,6 +45,7 @@ class Mirror:
         root: (4,) int64 on the device: what a search of pages starts from.
         kinds: (n_columns,) int64 on the device.
         longest: rows of the longest bank there ever was.
+        turns: the order of what reads and what writes.
         is_behind: `follow` has something to do.
         is_limited: banks may be cold.
         kernels: the module of kernels.
@@ -67,22 +71,26 @@ class Mirror:
         self.device = device
         numbers = tuple(_KINDS[kind] for kind in kinds)
         self.layout = self.kernels.pages.Layout(dim, dtype, numbers)
-        self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
-        self.root = self._torch.zeros(4, dtype=self._torch.int64, device=device)
+        self.turns = Turns(self._torch, device, self)
         self._sender = Sender(self._torch, device)
+        with self.turns.place(), self.turns.writing():
+            self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
+            self.root = self._torch.zeros(4, dtype=self._torch.int64, device=device)
         self._lock = RLock()
         self._follows = False
         self._begin(self._n_within_budget())
 
     def _begin(self, n_most: int) -> None:
         """Hold nothing of the store, and at most so many pages from now on."""
-        # No launch may find what is given back here.
-        self.root.zero_()
-        self._wait()
+        # No launch may find what is given back here, and nothing may be under way.
+        self.turns.settle()
+        self._sender.forget()
+        with self.turns.place(), self.turns.writing():
+            self.root.zero_()
+            self._clear()
         self._n_most = n_most
         self.is_limited = n_most == 0
         self.is_behind = True
-        self._chunks: list[Any] = []
         self._free: list[int] = []
         self._n_made = 0
         # By page: its address, in units of 16 bytes from the root; 0 for none.
@@ -96,15 +104,19 @@ class Mirror:
         # What the device must be told beside the journal's changes.
         self._moved: list[Ints] = []
         self._judged: list[Ints] = []
+        if n_most:
+            self._pages.start_journal()
+
+    def _clear(self) -> None:
+        """Let go of what the device holds, and make tables of nothing."""
         empty = {"dtype": self._torch.int64, "device": self.device}
+        self._chunks: list[Any] = []
+        self._handles: dict[int, Any] = {}
         self._there = {
             "heads": self._torch.zeros((64, 3), **empty),
             "tables": self._torch.zeros(64, dtype=self._torch.int32, device=self.device),
             "addresses": self._torch.zeros(64, **empty),
         }
-        self._handles: dict[int, Any] = {}
-        if n_most:
-            self._pages.start_journal()
 
     @property
     def nbytes(self) -> int:
@@ -115,9 +127,7 @@ class Mirror:
     @contextmanager
     def section(self) -> Iterator[None]:
         """Run alone. No garbage is collected meanwhile: its destructors may want other locks."""
-        is_cuda = self.device.type == "cuda"
-        place = self._torch.cuda.device(self.device) if is_cuda else nullcontext()
-        with _no_collection(), self._lock, place:
+        with _no_collection(), self._lock, self.turns.place():
             yield
 
     def check_writable(self, op: str) -> None:
@@ -132,18 +142,57 @@ class Mirror:
     def handles(self, handles: Ints) -> Any:
         """Handles of the host on the device, (n,) int64; a single one is remembered."""
         if handles.size != 1:
-            return self._torch.from_numpy(np.array(handles.reshape(-1))).to(self.device)
+            return self.sent(handles.reshape(-1))
         handle = int(handles.reshape(-1)[0])
         if handle not in self._handles:
-            if len(self._handles) >= _KNOWN_HANDLES:
-                self._handles.clear()
-            self._handles[handle] = self._torch.tensor([handle], device=self.device)
+            self._check_not_captured()
+            # It is read on any stream, and its memory is used again.
+            with self.turns.writing():
+                if len(self._handles) >= _KNOWN_HANDLES:
+                    self._handles.clear()
+                self._handles[handle] = self._torch.tensor([handle], device=self.device)
         return self._handles[handle]
 
-    def follow(self) -> None:
-        """Copy what has changed, when nothing on the device reads it, and wait until it is there.
+    def sent(self, array: Any) -> Any:
+        """An array of the host as a tensor on the device, without a wait; a tensor as it is.
+
+        Raises:
+            BackendError: a graph is captured, whose replays could not have it sent anew.
+        """
+        if not isinstance(array, np.ndarray):
+            return array
+        self._check_not_captured()
+        torch, is_bfloat16 = self._torch, array.dtype == np.uint16
+        tensor = torch.tensor(array.view(np.int16) if is_bfloat16 else array)
+        if self.device.type == "cuda":
+            # torch lets a pinned buffer be used again only after the copy.
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+
+    def fetched(self, *tensors: Any) -> list[Array]:
+        """Tensors of the device in host memory; one wait for all of them."""
+        if self.device.type != "cuda":
+            return [each.numpy() for each in tensors]
+        rooms = [self._torch.empty_like(each, device="cpu", pin_memory=True) for each in tensors]
+        for room, each in zip(rooms, tensors, strict=True):
+            room.copy_(each, non_blocking=True)
+        self._torch.cuda.current_stream(self.device).synchronize()
+        return [room.numpy() for room in rooms]
+
+    def _check_not_captured(self) -> None:
+        if self.is_capturing:
+            raise BackendError(
+                "search: an array or a condition is on the host while a CUDA graph is captured, "
+                "should be on the device, or None"
+            )
+
+    def follow(self, waits: bool = True) -> None:
+        """Copy what has changed, after the reads that are under way.
 
         While a CUDA graph is captured nothing is copied; the next call catches up.
+
+        Args:
+            waits: until it is there.
         """
         # A signal's handler may write in the middle of this: the loop sees to it.
         self.is_behind = True
@@ -151,7 +200,7 @@ class Mirror:
             return
         self._follows = True
         try:
-            while self._copy_changes():
+            while self._copy_changes(waits):
                 pass
             self.is_behind = False
         except self._torch.OutOfMemoryError:
@@ -167,6 +216,8 @@ class Mirror:
     def bring(self, handles: Ints) -> bool:
         """Have live banks on the device, in the place of those that were not named for longest.
 
+        Nothing waits for them: the next read comes after they are there.
+
         Returns:
             Whether all of them are there now.
         """
@@ -179,7 +230,7 @@ class Mirror:
         except BaseException:
             self._begin(self._n_most)
             raise
-        self.follow()
+        self.follow(waits=False)
         return not self._is_cold(handles)
 
     def rebuild(self) -> None:
@@ -202,7 +253,9 @@ class Mirror:
         self._addresses[gone] = 0
         self._moved.append(np.flatnonzero(gone))
         missing = kept[self._addresses[kept] == 0]
-        self._pages.mark_changed(missing[: self._place(missing)])
+        with self.turns.writing(waits=False):
+            n_placed = self._place(missing)
+        self._pages.mark_changed(missing[:n_placed])
         self._judge(ranked)
 
     def _n_within_budget(self) -> int:
@@ -221,15 +274,9 @@ class Mirror:
     @property
     def is_capturing(self) -> bool:
         """Whether the current stream captures a CUDA graph."""
-        is_cuda = self.device.type == "cuda"
-        return is_cuda and bool(self._torch.cuda.is_current_stream_capturing())
+        return self.turns.is_capturing
 
-    def _wait(self) -> None:
-        """Until the device is idle: it reads no page any more, and what was sent is there."""
-        if self.device.type == "cuda":
-            self._torch.cuda.synchronize(self.device)
-
-    def _copy_changes(self) -> bool:
+    def _copy_changes(self, waits: bool) -> bool:
         """Copy the changes that there are; whether there were any."""
         changes = self._pages.take_changes()
         slots, copies, banks = changes["slots"], changes["copies"], changes["banks"]
@@ -237,6 +284,11 @@ class Mirror:
             return False
         last = max(int(each.max(initial=0)) for each in (slots // 16, copies, changes["entries"]))
         self._addresses = _grown(self._addresses, last + 1)
+        with self.turns.writing(waits):
+            self._copy(changes, slots, copies, banks)
+        return True
+
+    def _copy(self, changes: dict[str, Any], slots: Ints, copies: Ints, banks: Ints) -> None:
         # Pages that come to hold rows get an address; those that get none stay on the host.
         holding = np.unique(np.concatenate([slots[: changes["n_rows"]] // 16, copies[:, 1]]))
         self._place(holding[self._addresses[holding] == 0])
@@ -244,12 +296,9 @@ class Mirror:
         # The copy of a page that is not there is sent from the host, by the next turn.
         self._pages.mark_changed(np.ascontiguousarray(copies[is_there[:, 1] & ~is_there[:, 0], 1]))
         self._note(banks)
-        self._wait()
         is_held = self._addresses[slots // 16] != 0
         n_rows = int(is_held[: changes["n_rows"]].sum())
         self._publish(changes, copies[is_there.all(1)], slots[is_held], n_rows)
-        self._wait()
-        return True
 
     def _place(self, pages: Ints) -> int:
         """Give pages an address, from the first on; how many got one."""
@@ -308,7 +357,7 @@ class Mirror:
         self._judged.append(index)
 
     def _publish(self, changes: dict[str, Any], copies: Ints, slots: Ints, n_rows: int) -> None:
-        """Send everything in one copy, and have it put where it belongs."""
+        """Send everything, and have it put where it belongs: rows first, then what names them."""
         layout, there = self.layout, self._there
         self._lengthen("addresses", len(self._addresses))
         self._lengthen("tables", changes["pool_size"])
@@ -326,25 +375,50 @@ class Mirror:
                 there["addresses"].data_ptr(),
             ]
         )
-        filled = [moved, self._addresses[moved], copies, slots, changes["places"]]
-        filled += [changes["entries"], index, heads, root]
-        parcel = self._sender.parcel(
-            *((each.shape, np.int64) for each in filled),
-            ((n_rows,), np.int64),
-            ((len(layout.kinds), n_rows), np.int64),
-            ((n_rows, layout.row_bytes), np.uint8),
-        )
-        for room, each in zip(parcel.rooms, filled, strict=False):
-            room[...] = each
-        ids, cells, rows = parcel.rooms[len(filled) :]
-        self._pages.read_slots(np.ascontiguousarray(slots[:n_rows]), rows, ids, cells)
-        sent = parcel.send()
+        n_first = min(n_rows, self._n_at_once)
+        wiped = np.concatenate([slots[:n_first], slots[n_rows:]])
+        named = [moved, self._addresses[moved], copies, changes["places"], changes["entries"]]
+        named += [index, heads, root]
+        rows, sent = self._send(slots[:n_first], [wiped, *named])
         there["addresses"][sent[0]] = sent[1]
         self.kernels.pages.copy_pages(layout, self.root, there["addresses"], sent[2])
-        self.kernels.pages.write_pages(layout, self.root, there["addresses"], sent[3], *sent[9:])
-        there["tables"][sent[4]] = sent[5].to(self._torch.int32)
-        there["heads"][sent[6]] = sent[7]
-        self.root.copy_(sent[8])
+        self._write(rows)
+        for begin in range(n_first, n_rows, self._n_at_once):
+            part = slots[begin : min(n_rows, begin + self._n_at_once)]
+            self._write(self._send(part, [part])[0])
+        there["tables"][sent[3]] = sent[4].to(self._torch.int32)
+        there["heads"][sent[5]] = sent[6]
+        self.root.copy_(sent[7])
+
+    @property
+    def _n_at_once(self) -> int:
+        """Rows of a parcel."""
+        layout = self.layout
+        return int(max(16, _PARCEL // (layout.row_bytes + 8 * len(layout.kinds) + 8)))
+
+    def _send(self, slots: Ints, arrays: list[Ints]) -> tuple[list[Any], list[Any]]:
+        """The rows in slots (n,) as the first of arrays and their ids, cells and bytes; the rest.
+
+        All travels as one parcel.
+        """
+        layout, n = self.layout, len(slots)
+        parcel = self._sender.parcel(
+            *((each.shape, np.int64) for each in arrays),
+            ((n,), np.int64),
+            ((len(layout.kinds), n), np.int64),
+            ((n, layout.row_bytes), np.uint8),
+        )
+        for room, each in zip(parcel.rooms, arrays, strict=False):
+            room[...] = each
+        ids, cells, rows = parcel.rooms[len(arrays) :]
+        self._pages.read_slots(np.ascontiguousarray(slots), rows, ids, cells)
+        sent = parcel.send()
+        return [sent[0], *sent[len(arrays) :]], sent[1 : len(arrays)]
+
+    def _write(self, rows: list[Any]) -> None:
+        """Put rows, as `_send` gives them, into the pages there."""
+        addresses = self._there["addresses"]
+        self.kernels.pages.write_pages(self.layout, self.root, addresses, *rows)
 
     def _lengthen(self, name: str, n: int) -> None:
         """Give a table of the device room for n entries; what is in it stays."""

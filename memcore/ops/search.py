@@ -10,7 +10,7 @@ import numpy as np
 
 from memcore import arrays
 from memcore.backends import engine, search_plain
-from memcore.errors import BackendError, InputError, ShapeError
+from memcore.errors import InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
 from memcore.ops.hamming import hamming_search
@@ -269,9 +269,9 @@ def _search_store(
         raise InputError(f"search: metric is {metric!r}, should be the store's {store.metric!r}")
     if mask is not None:
         raise InputError("search: mask is given with a store, should be where or candidates")
-    # A store's pages are read by the compiled engine alone.
-    if backend not in (None, "cpu"):
-        raise BackendError(f"search: backend is {backend!r}, should be 'cpu' for a store")
+    if backend is not None:
+        # The store knows the one engine that reads its pages.
+        options = {**options, "backend": backend}
     given = {name: value for name, value in options.items() if value is not None}
     hits: Hits = store.search(*(() if banks is None else (banks,)), queries, k, **given)
     return hits
