@@ -1,4 +1,4 @@
-"""What is measured on a GPU: one bank, hashes and codebooks. `gpu_banks`, `gpu_reads` have others.
+"""What is measured on a GPU: one bank and codebooks; the files beside it have the rest.
 
 Each case can be made tiny, so that its check runs in Triton's interpreter on CPU tensors.
 """
@@ -12,10 +12,8 @@ import numpy as np
 import memcore
 from memcore import reference
 from memcore.ops import codebook
-from memcore.ops.lsh import lsh_planes
 
-from . import gpu_banks, gpu_reads
-from .case import expect
+from . import gpu_banks, gpu_hashes, gpu_reads
 from .gpu_case import N_CHECKED, GpuCase, normal, same, same_hits
 
 
@@ -24,9 +22,7 @@ def every(*, is_tiny: bool = False) -> list[GpuCase]:
     return [
         *(_search(n, is_tiny) for n in (1, 16, 4096)),
         *gpu_banks.every(is_tiny),
-        _encode("float32", is_tiny),
-        _encode("bfloat16", is_tiny),
-        *(_hamming(n, is_tiny) for n in (1, 64)),
+        *gpu_hashes.every(is_tiny),
         _assign(is_tiny),
         _sums(is_tiny),
         _codes(is_tiny),
@@ -52,64 +48,6 @@ def _search(n_queries: int, is_tiny: bool) -> GpuCase:
         {"torch matmul + topk": lambda queries, keys: (queries @ keys.T).topk(k, 1)},
         2.0 * n_queries * n * dim,
         "int8",
-    )
-
-
-def _encode(dtype: str, is_tiny: bool) -> GpuCase:
-    n, dim, n_bits = (20, 20, 64) if is_tiny else (1 << 20, 128, 256)
-    planes = lsh_planes(n_bits, dim, seed=0)
-    hashes = memcore.LSH(dim, 64, n_bits // 64, seed=0)
-
-    def cast(vectors: Any) -> Any:
-        return vectors.bfloat16() if dtype == "bfloat16" else vectors
-
-    def check(given: dict[str, Any], codes: Any) -> None:
-        rows = given["vectors"][:64]
-        if dtype == "bfloat16":
-            # Halves of whole numbers: exact in 8 bits, so that the definition sees the same.
-            expect(bool((rows * 2 == np.rint(rows * 2)).all()), "vectors are not exact")
-        same("codes", codes[:64], reference.lsh_encode(rows, planes, 64, "sign"))
-
-    def make(rng: np.random.Generator) -> dict[str, Any]:
-        return {"vectors": np.rint(normal(rng, n, dim) * 16) / 2}
-
-    def signs(vectors: Any) -> Any:
-        import torch
-
-        words = torch.as_tensor(planes, device=vectors.device).to(cast(vectors).dtype)
-        bits = (cast(vectors) @ words.T >= 0).view(len(vectors), -1, 8)
-        return (bits * (1 << torch.arange(8, device=bits.device))).sum(2).to(torch.uint8)
-
-    size = 2 if dtype == "bfloat16" else 4
-    return GpuCase(
-        f"lsh_encode/{n} x {dim} {dtype}, {n_bits} bits",
-        make,
-        lambda vectors: hashes.encode(cast(vectors), backend="triton"),
-        check,
-        float(n * dim * size + n * n_bits // 8),
-        {"torch matmul + pack": signs},
-        2.0 * n * dim * n_bits,
-    )
-
-
-def _hamming(n_queries: int, is_tiny: bool) -> GpuCase:
-    n, words, k = (300, 2, 3) if is_tiny else (1 << 20, 4, 10)
-    n_queries = min(n_queries, 3) if is_tiny else n_queries
-
-    def codes(rng: np.random.Generator, n: int) -> np.ndarray:
-        return rng.integers(-(1 << 63), (1 << 63) - 1, (n, words), dtype=np.int64)
-
-    def check(given: dict[str, Any], hits: Any) -> None:
-        few = given["queries"][:N_CHECKED].view(np.uint64)
-        wanted = reference.hamming_search(few, given["keys"].view(np.uint64), k, None, 64 * words)
-        same_hits(hits, wanted)
-
-    return GpuCase(
-        f"hamming/{n_queries} x {n}, {64 * words} bits, k={k}",
-        lambda rng: {"queries": codes(rng, n_queries), "keys": codes(rng, n)},
-        lambda queries, keys: memcore.search(queries, keys, k, metric="hamming", backend="triton"),
-        check,
-        8.0 * words * (n + n_queries),
     )
 
 

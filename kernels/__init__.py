@@ -11,9 +11,11 @@ import triton
 from . import pages
 from .aggregate import aggregate, dots, scatter
 from .attend import attend, attend_backward
+from .buckets import bucket_add, bucket_search, sketch_add
 from .codebook import assign, codebook_ema, codebook_sums, decode, search_codes
 from .hamming import hamming_search
 from .lsh import lay_out, lsh_encode
+from .probing import lsh_probes
 from .search import norms, search, search_ragged
 from .search_pages import Conditions, Limits, search_pages
 from .topk import topk
@@ -25,6 +27,8 @@ __all__ = [
     "assign",
     "attend",
     "attend_backward",
+    "bucket_add",
+    "bucket_search",
     "check",
     "codebook_ema",
     "codebook_sums",
@@ -33,6 +37,7 @@ __all__ = [
     "hamming_search",
     "lay_out",
     "lsh_encode",
+    "lsh_probes",
     "norms",
     "pages",
     "scatter",
@@ -40,6 +45,7 @@ __all__ = [
     "search_codes",
     "search_pages",
     "search_ragged",
+    "sketch_add",
     "topk",
 ]
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from memcore.backends import explain, isa, isas, set_isa, set_threads, threads
 from memcore.bank import Arena, Bank, Mark, Rows
+from memcore.buckets import BucketTable, SketchTable
 from memcore.codebook import Codebook
 from memcore.errors import (
     BackendError,
@@ -15,7 +16,7 @@ from memcore.errors import (
 )
 from memcore.gate import Gate
 from memcore.hits import Hits, Read
-from memcore.lsh import LSH, BucketTable, SketchTable
+from memcore.lsh import LSH
 from memcore.ops.attend import aggregate, attend, merge_lse
 from memcore.ops.queue import disperse, gather, nce
 from memcore.ops.search import search, search_ragged

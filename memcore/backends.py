@@ -219,9 +219,9 @@ def _kernels(op: str) -> Any:
 def _launcher(op: str) -> Runner:
     """A launcher of `memcore.kernels`."""
 
-    def run(*given: Any, **options: Any) -> None:
+    def run(*given: Any, **options: Any) -> Any:
         kernels = check_readable(op, given[0])
-        getattr(kernels, op)(*given, **options)
+        return getattr(kernels, op)(*given, **options)
 
     return run
 
@@ -256,6 +256,10 @@ _TRITON: dict[str, Runner] = {
         "dots",
         "aggregate",
         "scatter",
+        "lsh_probes",
+        "bucket_add",
+        "bucket_search",
+        "sketch_add",
     )
 }
 _ENGINES: dict[str, dict[str, Runner]] = {

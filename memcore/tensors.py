@@ -126,6 +126,14 @@ def ints(op: str, name: str, array: Any) -> Any:
     return tensor.to(library(op).int64).contiguous()
 
 
+def numbers(op: str, name: str, array: Any, dtype: Any) -> Any:
+    """Real numbers in a dtype of torch."""
+    tensor = _seen(op, name, array)
+    if tensor.is_complex():
+        raise DtypeError(f"{op}: {name} has dtype {tensor.dtype}, should be {dtype}")
+    return tensor.to(dtype)
+
+
 def words(op: str, name: str, array: Any) -> Any:
     """Codes of 64-bit words, or of bytes in multiples of eight, as int32 words, contiguous."""
     torch = library(op)

@@ -67,7 +67,7 @@ def test_explain_an_array_elsewhere():
     explanation = memcore.explain("search", elsewhere, elsewhere)
     assert explanation.engine == "triton"
     assert explanation.reasons["triton"] == "runs, on meta"
-    assert memcore.explain("bucket_add", elsewhere).engine is None
+    assert memcore.explain("pack_codes", elsewhere).engine is None
 
 
 def test_explain_names_what_a_kernel_needs(monkeypatch):
@@ -84,7 +84,7 @@ def test_explain_where_the_arrays_are():
     pytest.importorskip("triton")
     reason = "reads GPU memory, but the arrays are on the cpu"
     assert memcore.explain("search", ROWS).reasons["triton"] == reason
-    assert memcore.explain("bucket_add", ROWS).reasons["triton"] == "has no kernel for this op"
+    assert memcore.explain("pack_codes", ROWS).reasons["triton"] == "has no kernel for this op"
 
 
 def test_explain_an_unknown_op():

@@ -43,7 +43,7 @@ LAYERS = [
     {"codebook"},
     {"nn"},
     {"text"},
-    {"lsh"},
+    {"lsh", "buckets"},
     {"index"},
     {"bank"},
     {""},

@@ -9,7 +9,7 @@ from memcore import arrays, reference
 from memcore.backends import engine, lsh_pack
 from memcore.errors import InputError, ShapeError
 from memcore.ops import arguments
-from memcore.ops.lsh_device import lsh_encode_device
+from memcore.ops.lsh_device import lsh_encode_device, lsh_probes_device
 
 HASHES = ("sign", "cross_polytope")
 PLANES = ("signs", "gaussian")
@@ -112,19 +112,22 @@ def lsh_probes(
         n_bits: bits of a code.
         kind: "sign" or "cross_polytope".
         n_probes: codes of each table, 1 to 2^n_bits; the first is the vector's own.
-        backend: "cpu" or "reference".
+        backend: "cpu", "reference" or "triton".
 
     Returns:
-        (n, n_tables, n_probes) uint64, in the library of vectors.
+        (n, n_tables, n_probes) uint64, in the library of vectors and on their device.
 
     Raises:
         ShapeError, InputError: as `lsh_encode`; and for n_probes.
     """
-    rows, table = _checked("lsh_probes", vectors, planes, n_bits, kind)
+    each = table_planes(check_hash("lsh_probes", n_bits, kind), kind)
     n = arguments.whole("lsh_probes", "n_probes", n_probes, 1)
     if n > 1 << n_bits:
         raise InputError(f"lsh_probes: n_probes is {n}, should be at most 2^{n_bits}")
-    probes = np.empty((len(rows), len(table) // table_planes(n_bits, kind), n), np.uint64)
+    if backend == "triton" or arrays.place(vectors) != "cpu":
+        return lsh_probes_device(vectors, planes, n_bits, kind, each, n, backend)
+    rows, table = _checked("lsh_probes", vectors, planes, n_bits, kind)
+    probes = np.empty((len(rows), len(table) // each, n), np.uint64)
     engine("lsh_probes", backend)(rows, table, n_bits, kind, n, probes)
     return arrays.like(vectors, probes)
 

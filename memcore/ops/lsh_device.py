@@ -1,24 +1,19 @@
-"""lsh_encode over vectors on a device: the checks that need no look at the numbers.
+"""lsh_encode and lsh_probes over vectors on a device: the checks that need no look at the numbers.
 
-Encoding never waits for the device. A vector that `lsh_encode` refuses on the host by its value
-gets codes of zeros here.
+Neither waits for the device. A vector that they refuse on the host by its value gets codes of zeros
+here.
 """
 
 from typing import Any
 
 from memcore import arrays, tensors
-from memcore.backends import engine, lay_out
+from memcore.backends import Runner, engine, lay_out
 from memcore.errors import BackendError, ShapeError
 
 
 def planes_on(device: Any, planes: Any, n_bits: int, kind: str) -> Any:
     """Planes of the host or the device, laid out for the kernels there: what `packed` takes."""
-    torch = tensors.library("lsh_encode")
-    if not isinstance(planes, torch.Tensor):
-        planes = torch.tensor(planes, device=device)
-    elif planes.dtype is not torch.int8:
-        planes = planes.to(torch.float32)
-    return lay_out("lsh_encode", planes.detach(), n_bits, kind)
+    return lay_out("lsh_encode", _planes(device, planes), n_bits, kind)
 
 
 def lsh_encode_device(
@@ -33,7 +28,41 @@ def lsh_encode_device(
         BackendError: an engine that does not run there, or a gradient asked for.
         ShapeError, DtypeError: as `lsh_encode`.
     """
-    op = "lsh_encode"
+    rows, run = _checked("lsh_encode", vectors, planes, n_each, backend)
+    if packed is None:
+        packed = planes_on(rows.device, planes, n_bits, kind)
+    codes = _room(rows, len(planes) // n_each)
+    run(rows, None, packed, n_bits, kind, codes)
+    return _seen(vectors, codes)
+
+
+def lsh_probes_device(
+    vectors: Any,
+    planes: Any,
+    n_bits: int,
+    kind: str,
+    n_each: int,
+    n_probes: int,
+    backend: str | None,
+) -> Any:
+    """Codes on the device of the vectors, in their library; arguments as for `lsh_probes`.
+
+    Args beside those:
+        n_each: planes of one table.
+
+    Raises:
+        As `lsh_encode_device`.
+    """
+    rows, run = _checked("lsh_probes", vectors, planes, n_each, backend)
+    probes = _room(rows, len(planes) // n_each, n_probes)
+    run(rows, _planes(rows.device, planes), n_bits, kind, n_probes, probes)
+    return _seen(vectors, probes)
+
+
+def _checked(
+    op: str, vectors: Any, planes: Any, n_each: int, backend: str | None
+) -> tuple[Any, Runner]:
+    """Vectors as (n, dim) where they lie, and what runs the op."""
     if backend not in (None, "triton"):
         raise BackendError(f"{op}: backend is {backend!r}, should be 'triton' on a device")
     device = tensors.device_of(op, ("vectors", vectors))
@@ -50,10 +79,23 @@ def lsh_encode_device(
     n_planes = len(planes)
     if not n_planes or n_planes % n_each:
         raise ShapeError(f"{op}: planes has {n_planes} rows, should have a multiple of {n_each}")
-    run = engine(op, "triton")
-    if packed is None:
-        packed = planes_on(device, planes, n_bits, kind)
-    torch = tensors.library(op)
-    codes = torch.empty((len(rows), n_planes // n_each), dtype=torch.int64, device=device)
-    run(rows, None, packed, n_bits, kind, codes)
-    return tensors.like(vectors, codes.view(torch.uint64))
+    return rows, engine(op, "triton")
+
+
+def _planes(device: Any, planes: Any) -> Any:
+    """Planes of the host or the device as int8 or float32 there, contiguous."""
+    torch = tensors.library("lsh_encode")
+    if not isinstance(planes, torch.Tensor):
+        return torch.tensor(planes, device=device)
+    dtype = torch.int8 if planes.dtype is torch.int8 else torch.float32
+    return planes.detach().to(device, dtype).contiguous()
+
+
+def _room(rows: Any, *shape: int) -> Any:
+    """Room for codes, as the signed words that kernels write."""
+    return rows.new_empty((len(rows), *shape), dtype=tensors.library("lsh_encode").int64)
+
+
+def _seen(vectors: Any, codes: Any) -> Any:
+    """Codes in the library of vectors, unsigned."""
+    return tensors.like(vectors, codes.view(tensors.library("lsh_encode").uint64))
