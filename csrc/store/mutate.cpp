@@ -130,13 +130,25 @@ void Pages::check_cells(const char* op, int64_t n, const CellsView& cells) {
   }
 }
 
+void Pages::store_columns(const CellsView& cells) noexcept {
+  for (int column = 0; column < slab_.n_columns(); ++column) {
+    if (cells[column].data == nullptr || slab_.is_stored(column)) continue;
+    const int64_t null = null_cell(kinds_[column]);
+    for (int64_t i = 0; i < cells[column].size; ++i) {
+      if (cells[column][i] == null) continue;
+      slab_.store(column);
+      break;
+    }
+  }
+}
+
 void Pages::write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is_new) noexcept {
   const int32_t page = page_of(slot);
   const int lane = lane_of(slot);
   for (int column = 0; column < slab_.n_columns(); ++column) {
     const bool given = cells[column].data != nullptr;
-    if (!given && !is_new) continue;
-    int64_t& cell = slab_.cells(column, page)[lane];
+    if (!slab_.is_stored(column) || (!given && !is_new)) continue;
+    int64_t& cell = slab_.stored_cells(column, page)[lane];
     const int64_t value = given ? cells[column][i] : null_cell(kinds_[column]);
     if (kinds_[column] == ColumnKind::kRef) {
       if (!is_new) refs_[column].release(cell);
@@ -205,6 +217,7 @@ void Pages::add(const Int64View& handles, const Int64View* ids, int64_t n,
     }
   }
 
+  store_columns(cells);
   run(plan);
   for (const int64_t position : batch.order) {
     slab_.mark_stale(slots[position]);
@@ -264,6 +277,7 @@ void Pages::update(const Int64View& handles, const Int64View& ids, int64_t n,
   plan.seal();
   reserve_journal();
 
+  store_columns(cells);
   run(plan);
   if (incoming) incoming->write(slots, batch.order);
   for (const int64_t position : batch.order) {

@@ -24,10 +24,7 @@ using WriteLock = std::unique_lock<RwLock>;
 }  // namespace
 
 Pages::Pages(int64_t dim, DType dtype, Metric metric, std::vector<ColumnKind> kinds)
-    : slab_(dim, dtype, static_cast<int>(kinds.size())),
-      metric_(metric),
-      kinds_(std::move(kinds)),
-      refs_(kinds_.size()) {
+    : slab_(dim, dtype, kinds), metric_(metric), kinds_(std::move(kinds)), refs_(kinds_.size()) {
   for (size_t column = 0; column < kinds_.size(); ++column) {
     if (kinds_[column] == ColumnKind::kRef) ref_columns_.push_back(static_cast<int>(column));
   }

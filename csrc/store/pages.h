@@ -118,6 +118,8 @@ class Pages {
     count_refs(page_of(slot), lane_of(slot), lane_of(slot) + 1, sign);
   }
   void wipe_last_pages(const Batch& batch, const std::vector<int64_t>& slots) const noexcept;
+  // Keeps each column of which one of these cells is not null.
+  void store_columns(const CellsView& cells) noexcept;
   void write_cells(int64_t slot, int64_t i, const CellsView& cells, bool is_new) noexcept;
   void check_cells(const char* op, int64_t n, const CellsView& cells);
 

@@ -30,7 +30,12 @@ int64_t product(int64_t a, int64_t b) {
   return result;
 }
 
-// Zeroed memory from the system; on huge pages where it is large enough.
+// Asks for huge pages, in memory of whole pages of the system.
+void use_huge_pages(void* memory, int64_t n_bytes) {
+  if (n_bytes >= kHugePage) madvise(memory, n_bytes, MADV_HUGEPAGE);
+}
+
+// Zeroed memory from the system, at a place for huge pages where it is large enough for them.
 uint8_t* map_memory(int64_t n_bytes) {
   const int64_t slack = n_bytes >= kHugePage ? kHugePage : 0;
   void* mapped = mmap(nullptr, n_bytes + slack, PROT_READ | PROT_WRITE,
@@ -42,18 +47,19 @@ uint8_t* map_memory(int64_t n_bytes) {
       round_up(reinterpret_cast<intptr_t>(memory), kHugePage) - reinterpret_cast<intptr_t>(memory);
   if (head > 0) munmap(memory, head);
   if (slack > head) munmap(memory + head + n_bytes, slack - head);
-  madvise(memory + head, n_bytes, MADV_HUGEPAGE);
   return memory + head;
 }
 
 }  // namespace
 
-Slab::Slab(int64_t dim, DType dtype, int n_columns)
-    : dim_(dim), dtype_(dtype), n_columns_(n_columns) {
+Slab::Slab(int64_t dim, DType dtype, const std::vector<ColumnKind>& kinds)
+    : dim_(dim), dtype_(dtype), columns_(kinds.size()) {
+  for (size_t i = 0; i < kinds.size(); ++i)
+    std::fill_n(columns_[i].nulls, kPageRows, null_cell(kinds[i]));
   row_bytes_ = dim * item_bytes(dtype);
   rows_stride_ = round_up(product(row_bytes_, kPageRows), kLine);
   block_stride_ = dim == 0 ? 0 : block_bytes(dim);
-  page_bytes_ = rows_stride_ + block_stride_ + (1 + n_columns) * kPageRows * 8;
+  page_bytes_ = rows_stride_ + block_stride_ + (1 + n_columns()) * kPageRows * 8;
   first_shift_ =
       std::bit_width(static_cast<uint64_t>(std::max<int64_t>(1, kFirstChunkBytes / page_bytes_))) -
       1;
@@ -78,7 +84,7 @@ void Slab::add_chunk() {
   const int64_t rows_bytes = round_up(product(chunk.n_pages, rows_stride_), unit);
   const int64_t blocks_bytes = round_up(product(chunk.n_pages, block_stride_), unit);
   const int64_t ids_bytes = round_up(chunk.n_pages * kPageRows * 8, unit);
-  const int64_t cells_bytes = round_up(product(chunk.n_pages * kPageRows * 8, n_columns_), unit);
+  const int64_t cells_bytes = round_up(product(chunk.n_pages * kPageRows * 8, n_columns()), unit);
   chunk.n_bytes = rows_bytes + blocks_bytes + ids_bytes + cells_bytes;
 
   const int64_t capacity = capacity_ + chunk.n_pages;
@@ -89,12 +95,33 @@ void Slab::add_chunk() {
   }
   free_.reserve(capacity);
   chunk.memory = map_memory(chunk.n_bytes);
+  use_huge_pages(chunk.memory, chunk.n_bytes - cells_bytes);
   chunk.rows = chunk.memory;
   chunk.blocks = chunk.rows + rows_bytes;
   chunk.ids = reinterpret_cast<int64_t*>(chunk.blocks + blocks_bytes);
   chunk.cells = reinterpret_cast<int64_t*>(chunk.blocks + blocks_bytes + ids_bytes);
+  for (int column = 0; column < n_columns(); ++column) {
+    if (is_stored(column)) use_huge_cells(chunk, column);
+  }
   chunks_.push_back(chunk);
   capacity_ = capacity;
+}
+
+// The memory was there from the start, but nobody has touched it.
+void Slab::store(int column) noexcept {
+  if (is_stored(column)) return;
+  columns_[column].is_stored = true;
+  for (const Chunk& chunk : chunks_) use_huge_cells(chunk, column);
+  for (int32_t page = 0; page < n_pages_; ++page) {
+    for (int lane = 0; lane < kPageRows; ++lane) {
+      if (ids(page)[lane] >= 0) stored_cells(column, page)[lane] = columns_[column].nulls[lane];
+    }
+  }
+}
+
+void Slab::use_huge_cells(const Chunk& chunk, int column) const noexcept {
+  const int64_t n_cells = chunk.n_pages * kPageRows;
+  use_huge_pages(chunk.cells + column * n_cells, n_cells * 8);
 }
 
 void Slab::reserve(int64_t n) {
@@ -177,29 +204,36 @@ void Slab::update_block(int32_t page, uint16_t lanes, const void* const* later) 
 
 void Slab::copy_cells(int32_t from, int32_t to, int n_lanes) const {
   std::copy_n(ids(from), n_lanes, ids(to));
-  for (int column = 0; column < n_columns_; ++column)
-    std::copy_n(cells(column, from), n_lanes, cells(column, to));
+  for (int column = 0; column < n_columns(); ++column) {
+    if (is_stored(column))
+      std::copy_n(stored_cells(column, from), n_lanes, stored_cells(column, to));
+  }
 }
 
 void Slab::move_cells(int64_t from, int64_t to) const {
   ids(page_of(to))[lane_of(to)] = ids(page_of(from))[lane_of(from)];
-  for (int column = 0; column < n_columns_; ++column) {
-    cells(column, page_of(to))[lane_of(to)] = cells(column, page_of(from))[lane_of(from)];
+  for (int column = 0; column < n_columns(); ++column) {
+    if (is_stored(column)) {
+      stored_cells(column, page_of(to))[lane_of(to)] =
+          stored_cells(column, page_of(from))[lane_of(from)];
+    }
   }
   mark_stale(to);
 }
 
 void Slab::wipe_cells(int64_t slot) const {
   ids(page_of(slot))[lane_of(slot)] = -1;
-  for (int column = 0; column < n_columns_; ++column)
-    cells(column, page_of(slot))[lane_of(slot)] = 0;
+  for (int column = 0; column < n_columns(); ++column) {
+    if (is_stored(column)) stored_cells(column, page_of(slot))[lane_of(slot)] = 0;
+  }
   mark_stale(slot);
 }
 
 void Slab::wipe_page_cells(int32_t page) const {
   std::fill_n(ids(page), kPageRows, -1);
-  for (int column = 0; column < n_columns_; ++column)
-    std::fill_n(cells(column, page), kPageRows, 0);
+  for (int column = 0; column < n_columns(); ++column) {
+    if (is_stored(column)) std::fill_n(stored_cells(column, page), kPageRows, 0);
+  }
 }
 
 void Slab::trim() {
@@ -232,7 +266,7 @@ void Slab::trim() {
   cut(last.rows, rows_stride_);
   cut(last.blocks, block_stride_);
   cut(last.ids, kPageRows * 8);
-  for (int column = 0; column < n_columns_; ++column) {
+  for (int column = 0; column < n_columns(); ++column) {
     cut(last.cells + column * last.n_pages * kPageRows, kPageRows * 8);
   }
 }
@@ -245,14 +279,25 @@ std::string Slab::content(int32_t page) const {
   append(rows(page), kPageRows * row_bytes_);
   if (dim_ > 0) append(block(page), block_stride_);
   append(ids(page), kPageRows * 8);
-  for (int column = 0; column < n_columns_; ++column) append(cells(column, page), kPageRows * 8);
+  for (int column = 0; column < n_columns(); ++column) {
+    for (int lane = 0; lane < kPageRows; ++lane) {
+      const int64_t cell =
+          ids(page)[lane] < 0 && !is_stored(column) ? 0 : cells(column, page)[lane];
+      append(&cell, sizeof(cell));
+    }
+  }
   return bytes;
 }
 
 int64_t Slab::nbytes() const {
-  return (n_pages_ - n_free_pages()) * page_bytes_ + stale_.nbytes() +
+  int64_t page_bytes = page_bytes_;
+  for (int column = 0; column < n_columns(); ++column) {
+    if (!is_stored(column)) page_bytes -= kPageRows * 8;
+  }
+  return (n_pages_ - n_free_pages()) * page_bytes + stale_.nbytes() +
          static_cast<int64_t>((n_references_.capacity() + free_.capacity()) * sizeof(int32_t) +
-                              chunks_.capacity() * sizeof(Chunk));
+                              chunks_.capacity() * sizeof(Chunk) +
+                              columns_.size() * sizeof(Column));
 }
 
 }  // namespace memcore

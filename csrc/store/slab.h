@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "columns.h"
 #include "dtype.h"
 #include "kernels.h"
 #include "stale_lanes.h"
@@ -22,18 +23,19 @@ constexpr int lane_of(int64_t slot) { return static_cast<int>(slot % kPageRows);
 
 // Reference-counted pages of 16 rows. A page holds rows (16, dim), their shadow block, ids (16,)
 // and cells (16,) for each column. Pages live in chunks that never move. Lanes without a row are
-// wiped: zero row, zero scale, error and norm, id -1.
+// wiped: zero row, zero scale, error and norm, id -1. A column takes no memory until a cell of it
+// is not null.
 class Slab {
  public:
   // dim 0: rows without vectors, so without a shadow.
-  Slab(int64_t dim, DType dtype, int n_columns);
+  Slab(int64_t dim, DType dtype, const std::vector<ColumnKind>& kinds);
   ~Slab();
   Slab(const Slab&) = delete;
   Slab& operator=(const Slab&) = delete;
 
   int64_t dim() const { return dim_; }
   DType dtype() const { return dtype_; }
-  int n_columns() const { return n_columns_; }
+  int n_columns() const { return static_cast<int>(columns_.size()); }
   int64_t row_bytes() const { return row_bytes_; }
 
   // The parts of a page. Lane r of rows starts at r * row_bytes(); block is laid out as kernels.h
@@ -53,10 +55,17 @@ class Slab {
     const Chunk& c = chunk(page);
     return c.ids + (page - c.first) * kPageRows;
   }
-  int64_t* cells(int column, int32_t page) const {
+  const int64_t* cells(int column, int32_t page) const {
+    return is_stored(column) ? stored_cells(column, page) : columns_[column].nulls;
+  }
+  bool is_stored(int column) const { return columns_[column].is_stored; }
+  // Cells of a column that is stored.
+  int64_t* stored_cells(int column, int32_t page) const {
     const Chunk& c = chunk(page);
     return c.cells + (column * c.n_pages + page - c.first) * kPageRows;
   }
+  // Keeps the cells of a column from now on.
+  void store(int column) noexcept;
   uint8_t* row(int64_t slot) const { return rows(page_of(slot)) + lane_of(slot) * row_bytes_; }
 
   int32_t n_references(int32_t page) const { return std::max(n_references_[page], 0); }
@@ -100,12 +109,15 @@ class Slab {
   // All bytes of a page: rows, block, ids, cells.
   std::string content(int32_t page) const;
 
-  int64_t page_bytes() const { return page_bytes_; }
   int64_t n_pages() const { return n_pages_; }
   int64_t n_free_pages() const { return static_cast<int64_t>(free_.size()); }
   int64_t nbytes() const;
 
  private:
+  struct Column {
+    int64_t nulls[kPageRows];
+    bool is_stored = false;
+  };
   struct Chunk {
     int64_t first;
     int64_t n_pages;
@@ -125,6 +137,7 @@ class Slab {
   }
   const Chunk& chunk(int32_t page) const { return chunks_[chunk_index(page)]; }
   void add_chunk();
+  void use_huge_cells(const Chunk& chunk, int column) const noexcept;
   uint8_t* raw_block(int32_t page) const {
     const Chunk& c = chunk(page);
     return c.blocks + (page - c.first) * block_stride_;
@@ -135,11 +148,11 @@ class Slab {
 
   int64_t dim_;
   DType dtype_;
-  int n_columns_;
+  std::vector<Column> columns_;
   int64_t row_bytes_;
   int64_t rows_stride_;
   int64_t block_stride_;
-  int64_t page_bytes_;
+  int64_t page_bytes_;  // with all columns
   int first_shift_;
   int last_shift_;
   std::vector<Chunk> chunks_;

@@ -8,7 +8,7 @@ import pytest
 
 from memcore import _core
 from memcore.errors import InputError, NotFoundError
-from pages_oracle import PagesOracle, draw_cells, draw_vectors
+from pages_oracle import NULLS, PagesOracle, draw_cells, draw_vectors
 
 
 def test_a_large_bank_forks_and_diverges(rng):
@@ -150,6 +150,36 @@ def test_memory_per_bank(rng):
     pages.compact()
     assert pages.n_pages == 1000
     assert (pages.count(banks) == 10).all()
+
+
+def test_a_column_without_values_takes_no_memory(rng):
+    both = PagesOracle(4)
+    [bank] = both.new(1)
+    nothing = [None] * 5
+    nulls = [np.full(300, null) for null in NULLS]
+    both.add([bank], None, draw_vectors(rng, 300, 4, "float32"), nulls)
+    [[fork]] = both.fork([bank], 1).tolist()
+    both.delete([bank] * 7, range(20, 27))
+    both.check()
+    full = both.pages.nbytes
+    cells = [np.array([1]), None, None, np.array([2**40]), None]
+    with pytest.raises(InputError, match=r"columns\[3\] has reference"):
+        both.pages.add(np.array([bank]), None, np.ones((1, 4), np.float32), cells)
+    assert both.pages.nbytes == full
+    # One cell, in the one page of a fork that is its own: 8 bytes for each lane there is.
+    values = [5, np.float64(0.5).view(np.int64), 0, 0, 7]
+    for column, value in enumerate(values):
+        before, n_pages = both.pages.nbytes, both.pages.n_pages - both.pages.n_free_pages
+        cells = [np.array([value]) if at == column else None for at in range(5)]
+        both.update([fork], [17], None, cells)
+        n_new = both.pages.n_pages - both.pages.n_free_pages - n_pages
+        stored = (n_pages + n_new) * 128
+        assert stored <= both.pages.nbytes - before < stored + n_new * 2000 + 400
+        both.check()
+    both.add([bank], None, draw_vectors(rng, 40, 4, "float32"), nothing)
+    both.delete([bank, fork], [299, 3])
+    both.copy_from([bank], [fork])
+    both.check()
 
 
 def resident_bytes():
