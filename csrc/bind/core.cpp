@@ -37,6 +37,7 @@ PYBIND11_MODULE(_core, m) {
   memcore::register_attend(m);
   memcore::register_codebook(m);
   memcore::register_pages(m);
+  memcore::register_directory(m);
   memcore::register_buckets(m);
   memcore::register_lsh(m);
   memcore::register_text(m);

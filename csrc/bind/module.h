@@ -10,6 +10,7 @@ void register_search(pybind11::module_& m);
 void register_attend(pybind11::module_& m);
 void register_codebook(pybind11::module_& m);
 void register_pages(pybind11::module_& m);
+void register_directory(pybind11::module_& m);
 void register_buckets(pybind11::module_& m);
 void register_lsh(pybind11::module_& m);
 void register_text(pybind11::module_& m);

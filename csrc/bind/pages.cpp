@@ -6,11 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "arguments.h"
 #include "check.h"
+#include "handles.h"
 #include "module.h"
 #include "pages_binding.h"
-#include "watched.h"
 
 namespace py = pybind11;
 
@@ -19,32 +18,6 @@ namespace {
 
 // Arithmetic on page sizes stays far from 2^63 up to this dim.
 constexpr int64_t kMaxDim = int64_t{1} << 24;
-
-// An int64 array of one axis that can be read as it is, or a copy of it.
-class Int64Arg {
- public:
-  Int64Arg(const char* op, const char* name, const py::array& array) : array_(array) {
-    const py::dtype dtype = array.dtype();
-    MEMCORE_CHECK(dtype.kind() == 'i' && dtype.itemsize() == 8, kDtype, op, ": ", name,
-                  " has dtype ", std::string(py::str(dtype)), ", should be int64");
-    MEMCORE_CHECK(array.ndim() == 1, kShape, op, ": ", name, " has ", array.ndim(),
-                  " axes, should have 1");
-    constexpr int kPlain =
-        py::detail::npy_api::NPY_ARRAY_ALIGNED_ | py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_;
-    if ((array.flags() & kPlain) != kPlain)
-      array_ = py::array_t<int64_t, py::array::c_style>::ensure(array);
-    view = {static_cast<const int64_t*>(array_.data()), array_.size(), array_.size() == 1 ? 0 : 1};
-  }
-  Int64View view;
-
- private:
-  py::array array_;
-};
-
-void check_handles(const char* op, const Int64Arg& handles, int64_t n) {
-  MEMCORE_CHECK(handles.view.size == n || handles.view.size == 1, kShape, op, ": handles has ",
-                handles.view.size, " entries, should have 1 or ", n);
-}
 
 std::optional<VectorsView> vectors_view(const char* op, const std::optional<py::array>& array) {
   if (!array) return std::nullopt;
@@ -78,28 +51,6 @@ struct CellsArg {
   std::vector<Int64Arg> arrays;
   CellsView views;
 };
-
-template <typename Item>
-Item* output(const char* op, const char* name, py::array& array, int64_t n_items) {
-  MEMCORE_CHECK(array.itemsize() == static_cast<int64_t>(sizeof(Item)) && array.size() == n_items &&
-                    (array.flags() & py::array::c_style) && array.writeable(),
-                kShape, op, ": ", name, " is of another size or not contiguous, should take ",
-                n_items, " items");
-  return static_cast<Item*>(array.mutable_data());
-}
-
-// Runs a write of n rows; one that takes more than some 10 ms answers Ctrl-C.
-template <class Work>
-void write(const Pages& pages, int64_t n, const Work& work) {
-  constexpr int64_t kManyRows = 1 << 15;
-  constexpr int64_t kManyBytes = int64_t{1} << 25;
-  if (n < kManyRows && n * pages.slab().row_bytes() < kManyBytes) {
-    const py::gil_scoped_release release;
-    Interrupt never(nullptr);
-    return work(never);
-  }
-  watched(work);
-}
 
 DType parse_dtype(const std::string& name) {
   if (name == "float32") return DType::kFloat32;
@@ -147,7 +98,7 @@ void check(Pages& pages, const std::string& op, const std::optional<py::array>& 
   const std::optional<VectorsView> rows = vectors_view(op.c_str(), vectors);
   const CellsArg cells(op.c_str(), columns);
   const int64_t n = rows ? rows->n_rows : cells.arrays.empty() ? 0 : cells.arrays[0].view.size;
-  write(pages, n, [&](Interrupt& interrupt) {
+  write(pages.slab().row_bytes(), n, [&](Interrupt& interrupt) {
     pages.check(op.c_str(), n, rows ? &*rows : nullptr, cells.views, interrupt);
   });
 }
@@ -170,7 +121,7 @@ py::array_t<int64_t> add(Pages& pages, const py::array& handles,
                 " entries, should have ", n);
   py::array_t<int64_t> added(n);
   int64_t* out = added.mutable_data();
-  write(pages, n, [&](Interrupt& interrupt) {
+  write(pages.slab().row_bytes(), n, [&](Interrupt& interrupt) {
     pages.add(banks.view, chosen ? &chosen->view : nullptr, n, rows ? &*rows : nullptr, cells.views,
               interrupt, out);
   });
@@ -188,7 +139,7 @@ py::array_t<bool> update(Pages& pages, const py::array& handles, const py::array
   check_handles("update", banks, n);
   py::array_t<bool> found(n);
   bool* out = found.mutable_data();
-  write(pages, n, [&](Interrupt& interrupt) {
+  write(pages.slab().row_bytes(), n, [&](Interrupt& interrupt) {
     pages.update(banks.view, wanted.view, n, rows ? &*rows : nullptr, cells.views, skip, interrupt,
                  out);
   });
@@ -202,7 +153,7 @@ py::array_t<bool> remove(Pages& pages, const py::array& handles, const py::array
   const int64_t n = wanted.view.size;
   py::array_t<bool> found(n);
   bool* out = found.mutable_data();
-  write(pages, n, [&](Interrupt& interrupt) {
+  write(pages.slab().row_bytes(), n, [&](Interrupt& interrupt) {
     pages.remove(banks.view, wanted.view, n, skip, interrupt, out);
   });
   return found;
@@ -256,10 +207,6 @@ py::array_t<int64_t> count(Pages& pages, const py::array& handles) {
   const py::gil_scoped_release release;
   pages.count(arg.view, out);
   return counts;
-}
-
-py::array_t<int64_t> as_array(const std::vector<int64_t>& values) {
-  return py::array_t<int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
 py::array_t<int64_t> ids(Pages& pages, int64_t handle) {

@@ -112,4 +112,12 @@ int64_t first_repeated(const Batch& batch, const Int64View& ids, Interrupt& inte
   return first;
 }
 
+void check_found(const int64_t* rows, int64_t n, const Int64View& ids, const char* op) {
+  const int64_t* missing = std::find(rows, rows + n, -1);
+  if (missing == rows + n) return;
+  const int64_t position = missing - rows;
+  fail(ErrorKind::kNotFound, op, ": id ", ids[position], " (position ", position,
+       ") is not in its bank, should be one of its rows");
+}
+
 }  // namespace memcore

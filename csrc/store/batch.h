@@ -38,4 +38,7 @@ int64_t first_repeated_bank(const Batch& batch);
 // or -1.
 int64_t first_repeated(const Batch& batch, const Int64View& ids, Interrupt& interrupt);
 
+// Throws kNotFound for the first of n ids whose row is -1.
+void check_found(const int64_t* rows, int64_t n, const Int64View& ids, const char* op);
+
 }  // namespace memcore

@@ -29,6 +29,7 @@ Gaps Gaps::after(const std::vector<int64_t>& ids, int64_t next_id) const {
     }
     if (range.begin < range.end) left.push_back(range);
   }
+  left.shrink_to_fit();
   Gaps gaps;
   if (!left.empty()) gaps.ranges_ = std::make_shared<const std::vector<Range>>(std::move(left));
   return gaps;

@@ -201,6 +201,15 @@ void IdMap::erase(int64_t id) noexcept {
   leaf->erase(leaf->find(hash, id));
 }
 
+void IdMap::list_ids(std::vector<int64_t>& ids) const {
+  for (size_t i = 0; i < directory_.size(); i += first_of_next(i)) {
+    const Leaf& leaf = *directory_[i];
+    for (int at = 0; at < leaf.n_slots(); ++at) {
+      if (!leaf.is_empty(at)) ids.push_back(leaf.id(at));
+    }
+  }
+}
+
 int64_t IdMap::nbytes() const {
   int64_t n_bytes = static_cast<int64_t>(directory_.capacity() * sizeof(Leaf*));
   for (size_t i = 0; i < directory_.size(); i += first_of_next(i)) {

@@ -30,6 +30,9 @@ class IdMap {
   void set(int64_t id, int64_t row) noexcept;
   void erase(int64_t id) noexcept;
 
+  // Adds all ids, in no order.
+  void list_ids(std::vector<int64_t>& ids) const;
+
   // Bytes of the directory and of this map's share of the leaves.
   int64_t nbytes() const;
 

@@ -15,14 +15,6 @@ constexpr int64_t kTaskBanks = 128;
 
 using ReadLock = std::shared_lock<RwLock>;
 
-void check_found(const int64_t* rows, int64_t n, const Int64View& ids, const char* op) {
-  const int64_t* missing = std::find(rows, rows + n, -1);
-  if (missing == rows + n) return;
-  const int64_t position = missing - rows;
-  fail(ErrorKind::kNotFound, op, ": id ", ids[position], " (position ", position,
-       ") is not in its bank, should be one of its rows");
-}
-
 }  // namespace
 
 std::vector<int64_t> Pages::find_rows(const Batch& batch, const Int64View& ids, bool skip,

@@ -1,7 +1,7 @@
 """Inverted file: rows in lists of neighbours, of which a query visits the likeliest.
 
-Each list is a hidden bank of one page store. A second store without vectors is the directory: it
-has the bank's ids and counter, and knows the list of each row. Jégou, Douze and Schmid 2011,
+Each list is a hidden bank of one page store. The directory has the ids and the counter of each
+bank, and knows the list of each row. Jégou, Douze and Schmid 2011,
 "Product Quantization for Nearest Neighbor Search", describe inverted files of vectors.
 """
 
@@ -98,7 +98,7 @@ class ListPages:
             lists, parts = self._members.split(handles, len(vectors))
             with ExitStack() as undo:
                 # It says what is wrong.
-                added: Ints = self._directory.add(handles, ids, None, [places])
+                added: Ints = self._directory.add(handles, ids, places)
                 undo.callback(self._directory.delete, handles, added, True)
                 self._pages.add(self._lists.put(lists, parts, places), added, vectors, columns)
                 undo.pop_all()
@@ -119,7 +119,7 @@ class ListPages:
                 return self._pages.update(lists, ids, vectors, columns, skip)
             if vectors is not None:
                 self._pages.check("update", vectors, columns)
-            found: Bools = self._directory.update(handles, ids, None, [None], skip)
+            found: Bools = self._directory.update(handles, ids, None, skip)
             with ExitStack() as undo:
                 if handles.size > 1:
                     here = np.flatnonzero((lists >= 0) & found)
@@ -197,7 +197,6 @@ class ListPages:
     def compact(self) -> None:
         """Give the memory of free pages back to the system."""
         self._pages.compact()
-        self._directory.compact()
 
     def score(self, handles: Ints, queries: NDArray[Any], ids: Ints, scores: Floats) -> None:
         """The canonical scores of named rows, -inf where the id is -1."""

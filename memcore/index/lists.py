@@ -20,12 +20,12 @@ class Lists:
 
     Attributes:
         pages: the rows; each list is a hidden bank.
-        directory: the bank of each partition without vectors: ids, counter, the place of each row.
+        directory: the bank of each partition without its rows: ids, counter, the place of each.
     """
 
     def __init__(self, dim: int, dtype: str, metric: str, kinds: list[str]) -> None:
         self.pages = _core.Pages(dim, dtype, metric, kinds)
-        self.directory = _core.Pages(None, dtype, metric, ["int64"])
+        self.directory = _core.Directory()
         self._routes = Routes(int(dim), metric)
         self._stored = _STORED[dtype]
         self._n_columns = len(kinds)
@@ -68,10 +68,7 @@ class Lists:
 
     def places(self, handles: Ints, ids: Ints) -> Ints:
         """The place of each row in its partition, -1 where there is none: (n,)."""
-        places = np.empty(ids.size, np.int64)
-        found = self.directory.get(handles, ids, True, None, [places])
-        places[~found] = -1
-        return places
+        return self.directory.places(handles, ids)
 
     def put(self, lists: Ints, parts: list[tuple[Partition, Any]], places: Ints) -> Ints:
         """The list of each row: (n,) handles.
@@ -149,8 +146,8 @@ class Lists:
         undo.callback(self.pages.delete, there, ids, False)
         self.pages.delete(here, ids, False)
         undo.callback(self.pages.add, here, ids, had, before)
-        self.directory.update(owner, ids, None, [new], False)
-        undo.callback(self.directory.update, owner, ids, None, [old], False)
+        self.directory.update(owner, ids, new, False)
+        undo.callback(self.directory.update, owner, ids, old, False)
         for places, step in ((old, -1), (new, 1)):
             partition.count(places, step)
             undo.callback(partition.count, places, -step)

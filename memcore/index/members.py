@@ -77,7 +77,7 @@ class Members:
     def found(self, op: str, handles: Ints, ids: Ints, skip: bool) -> Bools:
         """Which rows are there; raises what a write to them would, for missing or repeated ones."""
         with _in_the_name_of(op, "update"):
-            found: Bools = self._directory.update(handles, ids, None, [None], skip)
+            found: Bools = self._directory.update(handles, ids, None, skip)
         return found
 
     def new(self, n: int) -> Ints:
@@ -130,7 +130,7 @@ class Members:
         """Give a partition to a bank that is one list."""
         ids = self._directory.ids(handle)
         places = np.zeros(ids.size, np.int64)
-        self._directory.update(np.array([handle]), ids, None, [places], False)
+        self._directory.update(np.array([handle]), ids, places, False)
         partition = self._lists.partition(handle, self._list_at[handle & _INDEX], ids.size)
         self.partitions[handle] = partition
         self._list_at[handle & _INDEX] = -1

@@ -14,15 +14,15 @@ WRITES = ("add", "update", "delete", "new", "fork", "copy_from", "search")
 
 
 class Failing:
-    """A page store whose n-th call to come fails, for want of memory; undoing does not."""
+    """A native store whose n-th call to come fails, for want of memory; undoing does not."""
 
     left = -1
 
-    def __init__(self, *arguments):
-        self._pages = memcore._core.Pages(*arguments)
+    def __init__(self, store):
+        self._store = store
 
     def __getattr__(self, name):
-        call = getattr(self._pages, name)
+        call = getattr(self._store, name)
         return (lambda *a, **k: self._run(call, *a, **k)) if name in WRITES else call
 
     def _run(self, call, *arguments, **options):
@@ -33,7 +33,13 @@ class Failing:
 
 
 class Core:
-    Pages = Failing
+    @staticmethod
+    def Pages(*arguments):
+        return Failing(memcore._core.Pages(*arguments))
+
+    @staticmethod
+    def Directory():
+        return Failing(memcore._core.Directory())
 
 
 def rows(rng, n, dim=DIM):
