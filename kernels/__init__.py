@@ -8,7 +8,7 @@ never waits for it.
 import torch
 import triton
 
-from . import pages
+from . import named_pages, pages
 from .aggregate import aggregate, dots, scatter
 from .attend import attend, attend_backward
 from .buckets import bucket_add, bucket_search, sketch_add
@@ -38,6 +38,7 @@ __all__ = [
     "lay_out",
     "lsh_encode",
     "lsh_probes",
+    "named_pages",
     "norms",
     "pages",
     "scatter",

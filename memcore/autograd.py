@@ -364,6 +364,16 @@ def dropped(lse: Tensor, all_lse: Tensor) -> Tensor:
     return torch.clamp(-torch.expm1(kept), min=0)
 
 
+def attach_best(best: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
+    """The best (n_queries, k) of rows of scores, with the gradients of the scores that they are."""
+    given = scores[None] if scores.ndim == 1 else scores
+    if not given.shape[-1]:
+        return best
+    chosen = torch.gather(given, 1, ids.clamp(min=0)).to(_real(given))
+    is_sound = (ids >= 0) & torch.isfinite(chosen)
+    return best + torch.where(is_sound, chosen - chosen.detach(), 0).to(best.dtype)
+
+
 def attach(
     scores: Tensor, ids: Tensor, queries: Any, keys: Any, metric: str, scale: Any, bias: Any
 ) -> Tensor:

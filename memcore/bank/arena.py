@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import arrays
-from memcore.bank import reads, searches, shapes, writes
+from memcore.bank import gradients, reads, searches, shapes, writes
 from memcore.bank.attend import attend
 from memcore.bank.mark import Mark
 from memcore.bank.reads import Rows
@@ -299,7 +299,8 @@ class Arena:
 
         Returns:
             Hits of shape (…, k), in the library of queries: best first, equal scores by the smaller
-            id; then -inf and -1 where fewer were found.
+            id; then -inf and -1 where fewer were found. Where a tensor of queries needs a gradient,
+            the scores give it; rows are data.
 
         Raises:
             ShapeError: shapes that do not fit each other, or dim.
@@ -331,7 +332,9 @@ class Arena:
         if backend not in (None, engine):
             raise BackendError(f"search: backend is {backend!r}, should be {engine!r} for a store")
         limits = searches.Limits(candidates, scale, bias, min_score, max_score, n_probes, recall)
-        return searches.search(self._store, banks, queries, k, where, limits)
+        library: Any = gradients if arrays.differentiates(queries) else searches
+        found: Hits = library.search(self._store, banks, queries, k, where, limits)
+        return found
 
     def attend(self, banks: Any, queries: Any, k: int = 10, *, beta: Any, **options: Any) -> Any:
         """A softmax read of the k best rows of each query's bank: see `memcore.bank.attend.attend`.
@@ -357,7 +360,8 @@ class Arena:
             (…, m) float32, -inf where padded; without scale and bias, and NaN where a score is NaN.
 
         Raises:
-            NotFoundError: an id that is not in its bank; the first is named.
+            NotFoundError: an id that is not in its bank; the first is named. With queries on a GPU,
+                where nothing waits to see, its score is -inf.
         """
         return searches.score(self._store, banks, queries, ids)
 

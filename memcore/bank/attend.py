@@ -1,8 +1,8 @@
 """Attention over banks: a search and a softmax read of what it found, in one call.
 
-The rows are those of one moment: both halves see a fork of the banks, which costs page-table
-entries. What gradients need is copied out (scores, ids, the vectors that were found), so that later
-writes to a bank change no gradient.
+The rows are those of one moment, see `gradients.moment`. What gradients need is copied out (scores,
+ids, the vectors that were found), so that later writes to a bank change no gradient. On a device
+all of it stays there, and nothing waits; only payloads are objects of the host.
 """
 
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, products
-from memcore.bank import reads, searches, shapes
+from memcore import arrays, products, tensors
+from memcore.bank import reads, searches
+from memcore.bank.gradients import moment, places, rows_of
 from memcore.bank.store import Store
 from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
 from memcore.hits import Read
@@ -55,8 +56,11 @@ def attend(
         InputError: a beta that is not above 0; a row without a payload, or whose payload is no
             array. All else as `search` does.
     """
+    is_there = store.mirror is not None and store.mirror.has(queries)
+    # Payloads are on the host; what is read of them goes back.
+    is_there = is_there and not isinstance(values, str)
     library: Any = products
-    if arrays.differentiates(queries, beta, values):
+    if is_there or arrays.differentiates(queries, beta, values):
         from memcore import autograd
 
         library = autograd
@@ -64,23 +68,19 @@ def attend(
         raise DtypeError(f"attend: k is {k!r}, should be an int")
     if steps < 1:
         raise InputError(f"attend: steps is {steps}, should be at least 1")
-    if not (arrays.reals("attend", "beta", beta) > 0).all():
+    if arrays.place(beta) == "cpu" and not (arrays.reals("attend", "beta", beta) > 0).all():
         raise InputError(f"attend: beta is {beta}, should be above 0")
-    handles = shapes.handles("attend", banks)
-    unique, places = np.unique(handles, return_inverse=True)
-    with in_name_of("attend"):
-        forks = store.pages.fork(unique, 1).reshape(-1)
-    try:
-        frozen = forks[places].reshape(handles.shape)
-        asked = queries
+    read_once = _read_there if is_there else _read
+    with moment(store, "attend", banks, queries if is_there else None) as at:
+        asked = library.rows("attend", "queries", queries) if is_there else queries
         for step in range(steps):
             given = values if step == steps - 1 else None
-            read, shape = _read(library, store, frozen, asked, int(k), beta, given, where)
+            read, shape = read_once(library, store, at, asked, int(k), beta, given, where)
             asked = read.out.reshape(*shape, -1)
-    finally:
-        store.drop(forks)
     if library is products:
         read = Read(*(x if x is None else arrays.like(queries, x) for x in read))
+    elif is_there:
+        read = Read(*(x if x is None else tensors.like(queries, x) for x in read))
     if not (return_lse or return_weights):
         return read.out
     weights = (read.weights, read.ids) if return_weights else (None, None)
@@ -117,12 +117,55 @@ def _read(
         scores = library.rows("attend", "scores", scores)
         asked = library.rows("attend", "queries", queries).reshape(-1, keys.shape[1])
         scores = library.attach(scores, ids, asked, keys, store.metric, None, None)
-        logits = library.slopes(beta, (), scores).to(scores.dtype) * scores
+        logits = _logits(library, beta, scores, ids)
     weights, lse = library.softmax(logits)
     read, value_shape, of_value = _values(library, values, keys, rows.payloads, hit_ids, ids)
     out = library.aggregate(weights, read, of_value).reshape(*shape, *value_shape)
     named = library.ints("attend", "ids", hit_ids)
     return Read(out, lse.reshape(shape), weights.reshape(*shape, k), named), shape
+
+
+def _read_there(
+    library: Any,
+    store: Store,
+    banks: Any,
+    queries: Any,
+    k: int,
+    beta: Any,
+    values: Any,
+    where: Any,
+) -> tuple[Read, tuple[int, ...]]:
+    """One read on the device of the queries; an id that names no value adds nothing."""
+    with in_name_of("attend"):
+        hits = searches.search(store, banks, queries, k, where)
+    shape = tuple(hits.ids.shape[:-1])
+    keys = rows_of(store, "attend", banks, hits)[0]
+    ids = places(hits)
+    scores = hits.scores.reshape(ids.shape)
+    if arrays.differentiates(queries):
+        asked = queries.reshape(len(ids), queries.shape[-1])
+        scores = library.attach(scores, ids, asked, keys, store.metric, None, None)
+    weights, lse = library.softmax(_logits(library, beta, scores, ids))
+    if values is None:
+        read, of_value = keys, ids
+    else:
+        read = library.rows("attend", "values", values).to(keys.device)
+        if read.ndim != 2:
+            raise ShapeError(
+                f"attend: values has shape {tuple(read.shape)}, should be (n, value_dim)"
+            )
+        of_value = library.within(hits.ids.reshape(ids.shape), len(read))
+    out = library.aggregate(weights, read, of_value).reshape(*shape, read.shape[1])
+    return Read(out, lse.reshape(shape), weights.reshape(*shape, k), hits.ids), shape
+
+
+def _logits(library: Any, beta: Any, scores: Any, ids: Any) -> Any:
+    """Tensors of beta * scores, -inf for padding, whose gradient is 0 and not 0 * inf."""
+    import torch
+
+    is_hit = ids >= 0
+    slopes = library.slopes(beta, (), scores).to(scores.dtype)
+    return torch.where(is_hit, slopes * torch.where(is_hit, scores, 0), -torch.inf)
 
 
 def _values(

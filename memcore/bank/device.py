@@ -66,30 +66,32 @@ class DevicePages:
     beyond the budget, conditions that are nested too deep, `get` and `score`.
 
     Attributes:
+        host: the native store.
+        metric: "dot", "cosine" or "l2".
         mirror: the copy on the device.
     """
 
     def __init__(self, store: Any, mirror: Mirror, metric: str) -> None:
         """Stand for a native store and its mirror."""
-        self._store = store
-        self._metric = metric
+        self.host = store
+        self.metric = metric
         self.mirror = mirror
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._store, name)
+        method = getattr(self.host, name)
         return partial(self._write, _WRITES[name], method) if name in _WRITES else method
 
     def drop(self, handles: Ints) -> None:
         """As the page store; while a CUDA graph is captured too, since marks are collected then."""
         with self.mirror.section():
-            self._store.drop(handles)
+            self.host.drop(handles)
             self.mirror.follow()
 
     def compact(self) -> None:
         """Give memory back, here and there: what is mirrored is copied anew."""
         with self.mirror.section():
             self.mirror.check_writable("compact")
-            self._store.compact()
+            self.host.compact()
             self.mirror.rebuild()
 
     def prefetch(self, handles: Ints) -> None:
@@ -97,7 +99,7 @@ class DevicePages:
         with self.mirror.section():
             self.mirror.check_writable("prefetch")
             with in_name_of("prefetch"):
-                self._store.count(handles)
+                self.host.count(handles)
             self.mirror.bring(handles)
 
     def _write(self, op: str, method: Any, *given: Any) -> Any:
@@ -132,7 +134,7 @@ class DevicePages:
     ) -> None:  # fmt: skip
         """Search by the host's engine; tensors get what the device would give them."""
         if isinstance(scores, np.ndarray):
-            self._store.search(handles, queries, k, *limits, first_pass, scores, ids)
+            self.host.search(handles, queries, k, *limits, first_pass, scores, ids)
             return
         torch = tensors.library("search")
         programs, index, candidates, *rest = limits
@@ -140,13 +142,13 @@ class DevicePages:
         found = np.full(scores.shape, -np.inf, np.float32), np.full(ids.shape, -1)
         # What it refuses by its value finds nothing.
         sound = squares(widen(queries)) <= MAX_SQUARE
-        sound &= np.broadcast_to(self._store.alive(handles), sound.shape)
+        sound &= np.broadcast_to(self.host.alive(handles), sound.shape)
         some = [each if np.ndim(each) == 0 else each[sound] for each in (k, index, candidates)]
         hits = tuple(each[sound] for each in found)
         owners = handles if len(handles) == 1 else handles[sound]
         if sound.any():
             limits = (programs, *some[1:], *rest)
-            self._store.search(owners, queries[sound], some[0], *limits, first_pass, *hits)
+            self.host.search(owners, queries[sound], some[0], *limits, first_pass, *hits)
         for out, each, hit in zip((scores, ids), found, hits, strict=True):
             each[sound] = hit
             out.copy_(torch.from_numpy(each))
@@ -160,16 +162,11 @@ class DevicePages:
             raise ShapeError(
                 f"search: queries has dim {queries.shape[1]}, should be {mirror.layout.dim}"
             )
-        if mirror.is_behind:
-            mirror.follow()
         programs, index, candidates, scale, bias, low, high = limits
-        named = self._named(handles)
-        is_there = mirror.bring(named) and _depth(programs or []) <= _MAX_DEPTH
-        if not is_there:
-            if mirror.is_capturing:
-                raise BackendError(
-                    "search: not all banks are on the device, should be before a graph is captured"
-                )
+        if not self.are_there("search", handles):
+            return False
+        if _depth(programs or []) > _MAX_DEPTH:
+            mirror.check_on_device()
             return False
         if mirror.is_capturing and scores.shape[1] > _MOST_CAPTURED:
             raise BackendError(
@@ -200,7 +197,7 @@ class DevicePages:
                 asked,
                 lengths,
                 k if isinstance(k, int) else mirror.sent(k),
-                self._metric,
+                self.metric,
                 kernels.Limits(conditions, candidates, scale, bias, low, high),
                 *hits,
             )
@@ -213,20 +210,32 @@ class DevicePages:
             scores[...], ids[...] = found
         return True
 
-    def _named(self, handles: Any) -> Ints:
-        """The live banks that a search names, as far as the host needs to know them.
+    def are_there(self, op: str, handles: Any) -> bool:
+        """Whether all banks that are named are on the device, fetched there if need be.
 
         Raises:
             NotFoundError: a handle that the host can see names no bank.
+            BackendError: a graph is captured, and some are not there.
         """
+        if self.mirror.is_behind:
+            self.mirror.follow()
+        is_there = self.mirror.bring(self._named(op, handles))
+        if not is_there and self.mirror.is_capturing:
+            raise BackendError(
+                f"{op}: not all banks are on the device, should be before a graph is captured"
+            )
+        return is_there
+
+    def _named(self, op: str, handles: Any) -> Ints:
+        """The live banks that are named, as far as the host needs to know them."""
         if isinstance(handles, np.ndarray):
-            with in_name_of("search"):
-                self._store.count(handles)
+            with in_name_of(op):
+                self.host.count(handles)
             return handles
         if not self.mirror.is_limited or self.mirror.is_capturing:
             return np.zeros(0, np.int64)
         named: Ints = handles.cpu().numpy()
-        alive: Ints = named[self._store.alive(named)]
+        alive: Ints = named[self.host.alive(named)]
         return alive
 
     def _conditions(self, programs: list[tuple[Ints, Ints]], index: Ints) -> Any:

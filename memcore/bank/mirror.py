@@ -145,7 +145,7 @@ class Mirror:
             return self.sent(handles.reshape(-1))
         handle = int(handles.reshape(-1)[0])
         if handle not in self._handles:
-            self._check_not_captured()
+            self.check_on_device()
             # It is read on any stream, and its memory is used again.
             with self.turns.writing():
                 if len(self._handles) >= _KNOWN_HANDLES:
@@ -161,7 +161,7 @@ class Mirror:
         """
         if not isinstance(array, np.ndarray):
             return array
-        self._check_not_captured()
+        self.check_on_device()
         torch, is_bfloat16 = self._torch, array.dtype == np.uint16
         tensor = torch.tensor(array.view(np.int16) if is_bfloat16 else array)
         if self.device.type == "cuda":
@@ -179,7 +179,8 @@ class Mirror:
         self._torch.cuda.current_stream(self.device).synchronize()
         return [room.numpy() for room in rooms]
 
-    def _check_not_captured(self) -> None:
+    def check_on_device(self) -> None:
+        """Raise an error while a CUDA graph is captured, for what lies on the host."""
         if self.is_capturing:
             raise BackendError(
                 "search: an array or a condition is on the host while a CUDA graph is captured, "

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, tensors
+from memcore.bank import device_reads, shapes
 from memcore.bank import fields as fields_
-from memcore.bank import shapes
 from memcore.bank.store import Store
 from memcore.errors import in_name_of
 from memcore.hits import Hits
@@ -37,13 +37,28 @@ def get(store: Store, banks: Any, ids: Any, missing: str) -> Rows:
     named, shape = shapes.ids("get", ids)
     flat = shapes.fit("get", shapes.handles("get", banks), shape, "ids")
     skip = shapes.is_skip("get", missing)
-    vectors = store.room(named.size)
-    found, values, payloads = store.tables.hold(lambda: _read(store, flat, named, skip, vectors))
-    if vectors is not None:
-        vectors = vectors.reshape(*shape, vectors.shape[1])
-        vectors = arrays.like(ids, vectors, is_bfloat16=store.dtype == "bfloat16")
+    is_there = store.mirror is not None and store.mirror.has(ids)
+    vectors = None if is_there else store.room(named.size)
+
+    def read() -> Any:
+        return store.tables.hold(lambda: _read(store, flat, named, skip, vectors))
+
+    if is_there:
+        # Vectors and fields of one moment: those that are on the device do not leave it.
+        mirror: Any = store.mirror
+        with mirror.section():
+            found, values, payloads = read()
+            wanted = tensors.ints("get", "ids", ids).reshape(-1, 1)
+            rows = device_reads.read(store, "get", flat, wanted, store.dtype)[0]
+        shaped = tensors.like(ids, rows.reshape(*shape, rows.shape[-1]))
+    else:
+        found, values, payloads = read()
+        shaped = None
+        if vectors is not None:
+            shaped = vectors.reshape(*shape, vectors.shape[1])
+            shaped = arrays.like(ids, shaped, is_bfloat16=store.dtype == "bfloat16")
     return Rows(
-        vectors,
+        shaped,
         {name: fields_.nest(column, shape) for name, column in values.items()},
         fields_.nest(payloads, shape),
         arrays.like(ids, found.reshape(shape)),

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from memcore import arrays, tensors
 from memcore import index as index_
+from memcore.bank import device_reads, shapes
 from memcore.bank import fields as fields_
-from memcore.bank import shapes
 from memcore.bank.store import Store
 from memcore.bank.where import Program, compile_all
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError
@@ -69,34 +69,13 @@ def _search_there(
 ) -> Hits:
     """Search with queries on the device of the rows; the hits are there too."""
     mirror: Any = store.mirror
-    asked = tensors.vectors("search", "queries", queries)
-    if not asked.ndim:
-        raise ShapeError("search: queries is one number, should be (…, dim)")
-    if not asked.is_floating_point():
-        asked = asked.float()
-    shape = tuple(asked.shape[:-1]) or (1,)
-    asked = asked.reshape(math.prod(shape), asked.shape[-1])
-    if mirror.has(banks):
-        handles = tensors.ints("search", "banks", banks)
-    else:
-        handles = shapes.handles("search", banks)
-    flat = shapes.fit("search", handles, shape, "queries")
+    asked, shape, flat = _asked_there("search", mirror, banks, queries)
     if not isinstance(k, int) and arrays.place(k) != "cpu":
         raise BackendError(f"search: k is on {arrays.place(k)}, should be on the host")
     each, width = _widths(k, shape, len(asked))
     candidates = limits.candidates
-    if candidates is not None and mirror.has(candidates):
-        candidates = tensors.ints("search", "candidates", candidates)
-        if candidates.ndim == 1 and shape == (1,):
-            candidates = candidates[None]
-        if tuple(candidates.shape[:-1]) != shape:
-            raise ShapeError(
-                f"search: candidates has shape {tuple(candidates.shape)}, should be "
-                f"{(*shape, 'm')} with any m".replace("'", "")
-            )
-        candidates = candidates.reshape(math.prod(shape), candidates.shape[-1])
-    elif candidates is not None:
-        candidates = shapes.candidates("search", "candidates", candidates, shape)
+    if candidates is not None:
+        candidates = _named_there("search", mirror, "candidates", candidates, shape)
     scale = _weight(store, "scale", limits.scale)
     bias = _weight(store, "bias", limits.bias)
     low, high = _bounds(limits)
@@ -114,12 +93,55 @@ def _search_there(
 
 def score(store: Store, banks: Any, queries: Any, ids: Any) -> Any:
     """`Arena.score`."""
+    if store.mirror is not None and store.mirror.has(queries):
+        return _score_there(store, banks, queries, ids)
     asked, shape = store.queries("score", queries)
     flat = shapes.fit("score", shapes.handles("score", banks), shape, "queries")
     named = shapes.candidates("score", "ids", ids, shape)
     scores = np.empty(named.shape, np.float32)
     store.pages.score(flat, asked, named, scores)
     return arrays.like(queries, scores.reshape(*shape, named.shape[1]))
+
+
+def _score_there(store: Store, banks: Any, queries: Any, ids: Any) -> Any:
+    """Scores of queries on the device of the rows; an id that is not there has -inf."""
+    mirror: Any = store.mirror
+    asked, shape, flat = _asked_there("score", mirror, banks, queries)
+    if asked.shape[1] != store.dim:
+        raise ShapeError(f"score: queries has dim {asked.shape[1]}, should be {store.dim}")
+    named = _named_there("score", mirror, "ids", ids, shape)
+    scores = device_reads.score(store, flat, asked, mirror.sent(named))
+    return tensors.like(queries, scores.reshape(*shape, named.shape[1]))
+
+
+def _asked_there(
+    op: str, mirror: Any, banks: Any, queries: Any
+) -> tuple[Any, tuple[int, ...], Any]:
+    """Queries on the device as (n, dim), their shape, and one handle for each or for all."""
+    asked = tensors.vectors(op, "queries", queries)
+    if not asked.ndim:
+        raise ShapeError(f"{op}: queries is one number, should be (…, dim)")
+    if not asked.is_floating_point():
+        asked = asked.float()
+    shape = tuple(asked.shape[:-1]) or (1,)
+    asked = asked.reshape(math.prod(shape), asked.shape[-1])
+    handles = tensors.ints(op, "banks", banks) if mirror.has(banks) else shapes.handles(op, banks)
+    return asked, shape, shapes.fit(op, handles, shape, "queries")
+
+
+def _named_there(op: str, mirror: Any, name: str, ids: Any, shape: tuple[int, ...]) -> Any:
+    """Ids (…, m) of rows for each query of a shape, as (n, m), wherever they lie."""
+    if not mirror.has(ids):
+        return shapes.candidates(op, name, ids, shape)
+    named = tensors.ints(op, name, ids)
+    if named.ndim == 1 and shape == (1,):
+        named = named[None]
+    if tuple(named.shape[:-1]) != shape:
+        raise ShapeError(
+            f"{op}: {name} has shape {tuple(named.shape)}, should be "
+            f"{(*shape, 'm')} with any m".replace("'", "")
+        )
+    return named.reshape(math.prod(shape), named.shape[-1])
 
 
 def _filtered(

@@ -3,7 +3,8 @@
 The verbs are elsewhere: writes, reads, searches. Banks, one by one, are known to native code alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from memcore.bank.fields import Schema
 from memcore.bank.mirror import Mirror
 from memcore.bank.payloads import Tables
 from memcore.codebook import Codebook
-from memcore.errors import BackendError, DtypeError, InputError, ShapeError
+from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_name_of
 from memcore.ops.search import METRICS
 
 Ints = NDArray[np.int64]
@@ -94,6 +95,20 @@ class Store:
         """Give up banks (n,), their rows and what only those held."""
         self.pages.drop(banks)
         self.tables.let_go()
+
+    @contextmanager
+    def frozen(self, op: str, handles: Ints) -> Iterator[Ints]:
+        """Handles of the same shape that name these banks as they are now.
+
+        Costs page-table entries; whoever asks must only read.
+        """
+        unique, places = np.unique(handles, return_inverse=True)
+        with in_name_of(op):
+            forks: Ints = self.pages.fork(unique, 1).reshape(-1)
+        try:
+            yield forks[places].reshape(handles.shape)
+        finally:
+            self.drop(forks)
 
     def room(self, n: int) -> NDArray[Any] | None:
         """Zeroed vectors (n, dim) of the stored dtype; None where rows have none."""

@@ -73,8 +73,7 @@ def search(
         DtypeError: an array that is not of numbers; a k that is no int.
         InputError: a query with NaN, Inf or a norm above 1e18 (the first such row is named; on a
             GPU, where a search never waits, it finds nothing); a negative k.
-        BackendError: an engine that is not there, arrays on several devices, or a gradient asked
-            for on a device.
+        BackendError: an engine that is not there, or arrays on several devices.
 
     Example:
         >>> import memcore
@@ -122,15 +121,7 @@ def search(
                 raise InputError(f"search: {name} is given, should not be with metric 'hamming'")
         return hamming_search(queries, keys, k, mask=mask, min_score=min_score, backend=backend)
     limits = (mask, candidates, scale, bias, min_score, max_score)
-    hits = _search("search", queries, keys, None, None, k, metric, limits, backend)
-    if queries.__class__ is np.ndarray and keys.__class__ is np.ndarray:
-        return hits
-    if not arrays.differentiates(queries, keys, scale, bias):
-        return hits
-    from memcore import autograd
-
-    found = autograd.rows("search", "scores", hits.scores), autograd.ints("search", "ids", hits.ids)
-    return Hits(autograd.attach(*found, queries, keys, metric or "dot", scale, bias), found[1])
+    return _attached("search", queries, keys, None, None, k, metric, limits, backend)
 
 
 def search_ragged(
@@ -184,7 +175,31 @@ def search_ragged(
         [[0, -1], [3, 2]]
     """
     limits = (mask, candidates, scale, bias, min_score, max_score)
-    return _search("search_ragged", queries, keys, offsets, segments, k, metric, limits, backend)
+    return _attached("search_ragged", queries, keys, offsets, segments, k, metric, limits, backend)
+
+
+def _attached(
+    op: str,
+    queries: Any,
+    keys: Any,
+    offsets: Any,
+    segments: Any,
+    k: Any,
+    metric: str | None,
+    limits: tuple[Any, ...],
+    backend: str | None,
+) -> Hits:
+    """The hits, whose scores have gradients where tensors need them."""
+    hits = _search(op, queries, keys, offsets, segments, k, metric, limits, backend)
+    if queries.__class__ is np.ndarray and keys.__class__ is np.ndarray:
+        return hits
+    scale, bias = limits[2:4]
+    if not arrays.differentiates(queries, keys, scale, bias):
+        return hits
+    from memcore import autograd
+
+    found = autograd.rows(op, "scores", hits.scores), autograd.ints(op, "ids", hits.ids)
+    return Hits(autograd.attach(*found, queries, keys, metric or "dot", scale, bias), found[1])
 
 
 def _search(

@@ -6,7 +6,7 @@ leave out here: a query that is not finite finds nothing, a candidate outside th
 
 from typing import Any
 
-from memcore import arrays, tensors
+from memcore import tensors
 from memcore.backends import engine
 from memcore.errors import BackendError, InputError, ShapeError
 from memcore.hits import Hits
@@ -46,8 +46,6 @@ def search_device(
         ("bias", bias),
     )
     device = tensors.device_of(op, *given)
-    if arrays.differentiates(queries, keys, scale, bias):
-        raise BackendError(f"{op}: a tensor on {device} needs a gradient, should be detached")
     asked = tensors.vectors(op, "queries", queries)
     rows = tensors.vectors(op, "keys", keys)
     asked = asked[None] if asked.ndim == 1 else asked

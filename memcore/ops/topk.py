@@ -24,13 +24,14 @@ def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
     Returns:
         Hits of shape (n_queries, k): float32 scores, and int64 positions in the row as ids. Largest
         first, equal scores by the smaller position; NaN is not returned, -0 counts and returns as
-        +0; the rest is -inf and -1.
+        +0; the rest is -inf and -1. Where a tensor of scores needs a gradient, those returned give
+        it.
 
     Raises:
         ShapeError: scores is not one or two-dimensional.
         DtypeError: scores or k is not of numbers.
         InputError: k is negative.
-        BackendError: an engine that is not there, or a gradient asked for on a device.
+        BackendError: an engine that is not there.
 
     Example:
         >>> import memcore
@@ -56,7 +57,16 @@ def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
     run(rows, k, best, ids)
     if scores.__class__ is np.ndarray:
         return tuple.__new__(Hits, (best, ids))
-    return Hits(arrays.like(scores, best), arrays.like(scores, ids))
+    return _attached(scores, arrays.like(scores, best), arrays.like(scores, ids))
+
+
+def _attached(scores: Any, best: Any, ids: Any) -> Hits:
+    """The hits, with gradients for scores that need them."""
+    if arrays.differentiates(scores):
+        from memcore import autograd
+
+        best = autograd.attach_best(best, ids, scores)
+    return Hits(best, ids)
 
 
 def _topk_device(scores: Any, k: Any, backend: str | None) -> Hits:
@@ -64,12 +74,10 @@ def _topk_device(scores: Any, k: Any, backend: str | None) -> Hits:
     if backend not in (None, "triton"):
         raise BackendError(f"topk: backend is {backend!r}, should be 'triton' on a device")
     device = tensors.device_of("topk", ("scores", scores))
-    if arrays.differentiates(scores):
-        raise BackendError(f"topk: scores on {device} needs a gradient, should be detached")
     rows = tensors.vectors("topk", "scores", scores)
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2:
         raise ShapeError(f"topk: scores has shape {tuple(rows.shape)}, should be (n_queries, n)")
     k, best, ids = hits("topk", k, len(rows), device)
     engine("topk", "triton")(rows, k, best, ids)
-    return Hits(tensors.like(scores, best), tensors.like(scores, ids))
+    return _attached(scores, tensors.like(scores, best), tensors.like(scores, ids))

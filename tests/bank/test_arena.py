@@ -173,6 +173,7 @@ def test_tensors_in_tensors_out(rng):
     assert torch.equal(rows.vectors, vectors)
     assert torch.equal(arena.fork(banks, 2)[:, :0], torch.zeros(3, 0, dtype=torch.int64))
     hits = arena.search(banks, vectors.requires_grad_(), 2)
+    assert hits.scores.requires_grad
     assert torch.equal(hits.ids, torch.tensor([[0, -1]] * 3))
     assert torch.equal(hits.valid, torch.tensor([[True, False]] * 3))
     assert torch.equal(arena.score(banks, vectors, ids[:, None]), hits.scores[:, :1])
@@ -181,7 +182,7 @@ def test_tensors_in_tensors_out(rng):
     bits = vectors.detach().view(torch.int16).numpy().view(np.uint16)
     arena.add(banks, bits)
     assert torch.equal(arena.get(banks, ids + 1).vectors, vectors)
-    assert_hits(arena.search(banks, bits, 2), arena.search(banks, vectors, 2))
+    assert_hits(arena.search(banks, bits, 2), arena.search(banks, vectors.detach(), 2))
 
 
 def test_update_delete_and_get_in_one_batch(rng):

@@ -171,14 +171,37 @@ def test_what_it_refuses(arguments, error, sentence):
         memcore.search(queries, keys, **given)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_scores_have_the_gradients_of_the_cpu(metric, rng, by_kernels):
+    queries, keys = normal(rng, 2, 20), normal(rng, 12, 20)
+    scale, bias, slopes = normal(rng, 12), normal(rng, 12), normal(rng, 2, 5)
+    grads = []
+    for place, backend in (("cpu", None), (by_kernels, "triton")):
+        leaves = [torch.tensor(x, device=place) for x in (queries, keys, scale, bias)]
+        asked, rows, *weights = [each.requires_grad_() for each in leaves]
+        weighted = {"scale": weights[0], "bias": weights[1]}
+        hits = memcore.search(asked, rows, 5, metric=metric, backend=backend, **weighted)
+        found = tuple(each.detach().cpu().numpy() for each in hits)
+        assert_hits(
+            found, reference.search(queries, keys, 5, metric=metric, scale=scale, bias=bias)
+        )
+        loss = (hits.scores * torch.tensor(slopes, device=place)).sum()
+        segments = torch.tensor([1, 0], device=place)
+        offsets = torch.tensor([0, 5, 12], device=place)
+        given = {"segments": segments, "metric": metric, "backend": backend}
+        hits = memcore.search_ragged(asked, rows, offsets, 2, **given)
+        loss = loss + hits.scores.sum()
+        grads.append([each.cpu() for each in torch.autograd.grad(loss, leaves)])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
 def test_arrays_that_a_kernel_cannot_read(monkeypatch):
     queries = torch.zeros(2, 8)
     with pytest.raises(memcore.BackendError, match=r"^search: keys is not a tensor"):
         memcore.search(queries, np.zeros((3, 8), np.float32), backend="triton")
     with pytest.raises(memcore.BackendError, match=r"should be on cpu as the others"):
         memcore.search(queries, torch.zeros(3, 8, device="meta"), backend="triton")
-    with pytest.raises(memcore.BackendError, match="needs a gradient, should be detached"):
-        memcore.search(queries.requires_grad_(), torch.zeros(3, 8), backend="triton")
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
     with pytest.raises(memcore.BackendError, match="should be on a GPU where triton runs"):

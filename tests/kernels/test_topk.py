@@ -67,13 +67,27 @@ def test_strides(rng):
     assert_hits([each.cpu() for each in one], reference.topk(scores[:1], 4))
 
 
+def test_gradients(rng):
+    scores, slopes = rows_of_scores(rng, 3, 40), rng.standard_normal((3, 6))
+    scores[1, 3:] = np.nan
+    scores[2, 7] = np.inf
+    for backend, place in ((None, "cpu"), ("triton", DEVICE)):
+        given = torch.tensor(scores, device=place, requires_grad=True)
+        hits = memcore.topk(given, np.array([6, 6, 4]), backend=backend)
+        assert_hits([each.detach().cpu() for each in hits], reference.topk(scores, [6, 6, 4]))
+        valid = torch.where(torch.isfinite(hits.scores), hits.scores, 0)
+        (valid * torch.tensor(slopes, device=place)).sum().backward()
+        expected = np.zeros_like(scores)
+        rows, ranks = np.nonzero(np.isfinite(hits.scores.detach().cpu().numpy()))
+        expected[rows, hits.ids.cpu().numpy()[rows, ranks]] = slopes[rows, ranks]
+        assert (given.grad.cpu().numpy() == expected).all()
+
+
 def test_what_it_refuses():
     scores = torch.zeros(2, 8, device=DEVICE)
     with pytest.raises(memcore.ShapeError, match=r"^topk: scores has shape \(1, 2, 8\), should be"):
         memcore.topk(scores[None], 3, backend="triton")
     with pytest.raises(memcore.InputError, match=r"^topk: k is -1, should be at least 0"):
         memcore.topk(scores, -1, backend="triton")
-    with pytest.raises(memcore.BackendError, match="needs a gradient, should be detached"):
-        memcore.topk(scores.clone().requires_grad_(), 3, backend="triton")
     with pytest.raises(memcore.BackendError, match="backend is 'cpu', should be 'triton'"):
         memcore.topk(torch.zeros(2, 8, device="meta"), 3, backend="cpu")

@@ -79,6 +79,55 @@ def _variants() -> dict[str, Variant]:
             divides=True,
             **canonical,
         )
+    origin = dict.fromkeys(("origin_ptr", "places_ptr", "kinds_ptr"), LONGS)
+    for metric, item in (("dot", tl.float32), ("cosine", tl.bfloat16), ("l2", tl.float32)):
+        found[f"scores of named rows, {metric}"] = Variant(
+            "named_pages.score_kernel",
+            {
+                **origin,
+                **dict.fromkeys(("queries_ptr", "query_squares_ptr", "scores_ptr"), FLOATS),
+                "query_row_stride": "i32!",
+                "query_stride": "1",
+                **dict.fromkeys(("n_named", "dim", "ids_at"), "i32!"),
+            },
+            {"METRIC": metric, "ITEM": item, "N": 16},
+            options,
+            64,
+            divides=metric == "cosine",
+            **canonical,
+        )
+    found["places of named rows"] = Variant(
+        "named_pages.find_kernel",
+        {
+            **dict.fromkeys(("root_ptr", "handles_ptr", "ids_ptr", "places_ptr"), LONGS),
+            "handle_stride": "1",
+            **dict.fromkeys(("n_named", "n_splits"), "i32"),
+            "ids_at": "i32!",
+        },
+        {"N": 64, "M": 16},
+        {"num_warps": 4},
+        96,
+    )
+    found["named rows"] = Variant(
+        "named_pages.gather_kernel",
+        {**origin, "out_ptr": FLOATS, "n": "i32", "dim": "i32!"},
+        {"ITEM": tl.bfloat16, "N": 16, "D": 64},
+        {"num_warps": 4},
+        64,
+    )
+    found["numbers of named rows"] = Variant(
+        "named_pages.numbers_kernel",
+        {
+            **origin,
+            "out_ptr": FLOATS,
+            **dict.fromkeys(("n", "column"), "i32"),
+            "missing": "fp32",
+            "ids_at": "i32!",
+        },
+        {"N": 128},
+        {"num_warps": 4},
+        64,
+    )
     found["copies of pages"] = Variant(
         "pages.copy_kernel",
         {**dict.fromkeys(("origin_ptr", "directory_ptr", "copies_ptr"), LONGS), "n_words": "i32!"},
