@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import triton
 
-from . import stream
+from . import stream, stream_backward
 from .layout import Rows, of_two
 
 # How many programs fill a card; with fewer, what a program walks over is split.
@@ -40,9 +40,9 @@ TILES = {
     ("forward", "half"): Tile(64, 64, 128, 4, 3),
     ("forward", "fp32"): Tile(64, 32, 64, 4, 3),
     ("forward", "fp64"): Tile(32, 32, 32, 4, 2),
-    ("masked", "half"): Tile(64, 64, 128, 8, 2),
-    ("masked", "fp32"): Tile(32, 32, 64, 8, 2),
-    ("masked", "fp64"): Tile(32, 32, 32, 4, 2),
+    ("masked forward", "half"): Tile(64, 64, 128, 8, 2),
+    ("masked forward", "fp32"): Tile(32, 32, 64, 8, 2),
+    ("masked forward", "fp64"): Tile(16, 32, 32, 4, 2),
     ("few", "half"): Tile(16, 64, 128, 4, 3),
     ("few", "fp32"): Tile(16, 64, 64, 4, 2),
     ("few", "fp64"): Tile(16, 32, 32, 4, 2),
@@ -53,7 +53,16 @@ TILES = {
     ("keys", "half"): Tile(32, 64, 128, 8, 2),
     ("keys", "fp32"): Tile(32, 32, 64, 8, 2),
     ("keys", "fp64"): Tile(16, 32, 32, 8, 2),
+    ("masked queries", "fp32"): Tile(32, 32, 64, 4, 2),
+    ("masked queries", "fp64"): Tile(16, 16, 32, 8, 2),
+    ("masked keys", "fp64"): Tile(16, 16, 32, 8, 2),
 }
+
+
+def tile_for(kernel: str, kind: str, width: str, *, is_masked: bool) -> Tile:
+    """The tile of a kernel, the nearest to what its rows and mask ask for."""
+    names = (f"masked {kernel}", kernel) if is_masked else (kernel,)
+    return next(TILES[n, each] for n in names for each in (kind, width) if (n, each) in TILES)
 
 
 # As what the rows of a dtype are multiplied with others of their dtype, and with computed numbers
@@ -88,8 +97,7 @@ def attend(
     plan = _Plan(queries, keys, values, beta, bias, mask, exclude, lse, metric)
     if not lse.numel():
         return
-    kernel = "forward" if mask is None else "masked"
-    tile = plan.tile("few" if plan.n_queries <= 16 else kernel)
+    tile = plan.tile("few" if plan.n_queries <= 16 else "forward")
     n_blocks = max(1, triton.cdiv(plan.value_dim, tile["V"]))
     n_splits = _splits(plan.programs(plan.n_queries, tile["Q"]) * n_blocks, plan.n_keys, tile["N"])
     reads = lse.new_empty((n_splits, *lse.shape, plan.value_dim)) if n_splits > 1 else out
@@ -184,6 +192,10 @@ class _Plan:
         asked, held = Rows.of(queries), Rows.of(keys)
         read = None if values is None else Rows.of(values)
         biases = None if bias is None else Rows.of(bias[..., None, :].to(lse.dtype))
+        if mask is not None and lse.dtype is torch.float64:
+            # Triton has no product of float64 with what was made of bytes.
+            mask = mask.int()
+        self.is_masked = mask is not None
         masks = None if mask is None else Rows.of(mask)
         self.n_batches, self.n_queries, self.n_keys = asked.n_batches, asked.n, held.n
         self.dim, self.value_dim = asked.dim, 0 if read is None else read.dim
@@ -217,7 +229,7 @@ class _Plan:
 
     def tile(self, kernel: str) -> dict[str, int]:
         """The constants and options of a kernel."""
-        tile = TILES.get((kernel, self.kind)) or TILES[kernel, self.width]
+        tile = tile_for(kernel, self.kind, self.width, is_masked=self.is_masked)
         most = tile.columns // 2 if self.has_small_memory else tile.columns
         columns, value_columns = (
             min(most, max(16, triton.next_power_of_2(dim))) for dim in (self.dim, self.value_dim)
@@ -272,7 +284,7 @@ def _of_queries(
     parts = _parts(query_grad, n_splits)
     betas = None if beta_grad is None else lse.new_empty((n_splits, *lse.shape))
     for is_careful in (False,) if parts is None else (False, True):
-        stream.attend_queries_kernel[(n_programs, n_splits, n_blocks)](
+        stream_backward.attend_queries_kernel[(n_programs, n_splits, n_blocks)](
             *plan.rows,
             *given,
             parts,
@@ -311,7 +323,7 @@ def _of_keys(
     n_splits = _splits(n_programs * n_blocks, plan.n_queries, tile["Q"])
     wanted = (key_grad, value_grad, bias_grad)
     parts = [_parts(grad, n_splits) for grad in wanted]
-    stream.attend_keys_kernel[(n_programs, n_splits, n_blocks)](
+    stream_backward.attend_keys_kernel[(n_programs, n_splits, n_blocks)](
         *plan.rows,
         *given,
         *parts,

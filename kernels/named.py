@@ -15,11 +15,8 @@ from .canonical import sums
 
 @triton.jit
 def of_batch(rows, batch, inner, outer_stride, inner_stride):
-    """Where the rows of a batch begin, if there are any; batches count over (outer, inner)."""
-    if rows is None:
-        return rows
-    else:
-        return rows + (batch // inner) * outer_stride + (batch % inner) * inner_stride
+    """Where the rows of a batch begin; batches count over (outer, inner)."""
+    return rows + (batch // inner) * outer_stride + (batch % inner) * inner_stride
 
 
 @triton.jit

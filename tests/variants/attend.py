@@ -4,8 +4,8 @@ from typing import Any
 
 from triton import language as tl
 
-from memcore.kernels.attend import TILES
-from variants.variant import BF16, FLOATS, HALVES, Variant
+from memcore.kernels.attend import tile_for
+from variants.variant import BF16, FLOATS, HALVES, INTS, Variant
 
 _STRIDES = {
     f"{rows}_{stride}": "i32!"
@@ -37,18 +37,19 @@ _SMALL = {80: "HMMA", 90: "HMMA", 100: "HMMA"}
 
 
 def _variant(kernel: str, name: str, kind: str, types: dict[str, Any], **more: Any) -> Variant:
-    """One of the three kernels, with a tile of TILES."""
+    """One of the three kernels, with its tile."""
     rows, _, width = _KINDS[kind]
     real = tl.float64 if kind == "fp64" else tl.float32
     given = {f"{each}_ptr": rows for each in ("queries", "keys", "values")} | types
     if kind == "fp64":
         given |= {f"{each}_ptr": rows for each in _OUTPUTS}
-    tile = TILES.get((name, kind)) or TILES[name, width]
+        given |= {"mask_ptr": INTS} if "mask_ptr" in types else {}
+    tile = tile_for(name, kind, width, is_masked="mask_ptr" in types)
     sizes = {"Q": tile.Q, "N": tile.N, **dict.fromkeys(("D", "V"), tile.columns)}
     sizes |= dict.fromkeys(("DIM", "VALUE_DIM"), tile.columns)
     is_wide = {**sizes, **more}["Q"] >= 64
     return Variant(
-        f"stream.{kernel}",
+        kernel,
         given,
         {"KIND": kind, "VALUE_KIND": kind, "REAL": real, "IS_CAREFUL": False, **sizes, **more},
         {"num_warps": 4 if more.get("IS_CAREFUL") else tile.n_warps, "num_stages": tile.n_stages},
@@ -62,30 +63,30 @@ def _variants() -> dict[str, Variant]:
     for kind, (_, computed, _) in _KINDS.items():
         for name in ("forward", "few"):
             found[f"attend, {name}, {kind}"] = _variant(
-                "attend_kernel", name, kind, _PLAIN, IS_L2=False
+                "stream.attend_kernel", name, kind, _PLAIN, IS_L2=False
             )
-        backward = {"VALUE_KIND": computed, "KEY_KIND": computed}
-        found[f"attend, gradients of queries, {kind}"] = _variant(
-            "attend_queries_kernel", "queries", kind, _PLAIN, **backward
-        )
-        backward = {"VALUE_KIND": computed, "QUERY_KIND": computed, "IS_L2": False}
-        found[f"attend, gradients of keys, {kind}"] = _variant(
-            "attend_keys_kernel", "keys", kind, _PLAIN, **backward
-        )
-        if kind != "fp64":
-            found[f"attend, masked, {kind}"] = _variant(
-                "attend_kernel", "masked", kind, _MASKED, IS_L2=False
+        for words, types in (("attend", _PLAIN), ("attend, masked", _MASKED)):
+            backward = {"VALUE_KIND": computed, "KEY_KIND": computed}
+            found[f"{words}, gradients of queries, {kind}"] = _variant(
+                "stream_backward.attend_queries_kernel", "queries", kind, types, **backward
             )
+            backward = {"VALUE_KIND": computed, "QUERY_KIND": computed, "IS_L2": False}
+            found[f"{words}, gradients of keys, {kind}"] = _variant(
+                "stream_backward.attend_keys_kernel", "keys", kind, types, **backward
+            )
+        found[f"attend, masked, {kind}"] = _variant(
+            "stream.attend_kernel", "forward", kind, _MASKED, IS_L2=False
+        )
     careful = {"Q": 32, "D": 64, "V": 64, "DIM": 128, "IS_L2": False, "IS_CAREFUL": True}
     found["attend, masked, careful"] = _variant(
-        "attend_kernel", "masked", "bf16", _MASKED, **careful
+        "stream.attend_kernel", "forward", "bf16", _MASKED, **careful
     )
     alone = {**_PLAIN, **dict.fromkeys(("values_ptr", "reads_ptr", "out_grad_ptr"))}
     found["log-sum-exp of distances"] = _variant(
-        "attend_kernel", "forward", "bf16", alone, IS_L2=True
+        "stream.attend_kernel", "forward", "bf16", alone, IS_L2=True
     )
     found["log-sum-exp of distances, gradients of keys"] = _variant(
-        "attend_keys_kernel",
+        "stream_backward.attend_keys_kernel",
         "keys",
         "bf16",
         {**alone, "value_grads_ptr": None},
