@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memcore.index import filling
 from memcore.index.lists import Lists
 from memcore.index.partition import Partition
 from memcore.ops.codebook import codebook_sums
@@ -140,7 +141,11 @@ class Balance:
             return partial(self._dissolve, places[is_small], keep_centroid=True)
         is_stale = partition.has_centroid & (partition.changes > partition.sizes // 2 + 8)
         stale = np.flatnonzero(is_stale & (partition.sizes > 0))
-        return partial(self._mend, stale) if stale.size else None
+        if stale.size:
+            return partial(self._mend, stale)
+        if filling.is_due(partition):
+            return partial(filling.fill, self._rows, partition, sizes.largest)
+        return None
 
     def _split(self, places: Ints, sizes: Sizes) -> None:
         partition = self._partition

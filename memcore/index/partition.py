@@ -67,9 +67,15 @@ class Routes:
         for store, handle in zip(self._stores, handles, strict=True):
             store.delete(handle, places, False)
 
-    def nearest(self, handles: list[Ints], rows: Any) -> Ints:
-        """The place that each row belongs to: (n,) int64."""
-        return self._search(self._by_distance, handles[-1], rows, 1)[1][:, 0]
+    def nearest(self, handles: list[Ints], rows: Any, n: int = 1) -> Ints:
+        """The n places that each row is nearest to: (n_rows, n) int64."""
+        return self._search(self._by_distance, handles[-1], rows, n)[1]
+
+    def centroids(self, handles: list[Ints], places: Ints) -> Floats:
+        """The centroids at places."""
+        centroids = np.empty((places.size, self.dim), np.float32)
+        self._by_distance.get(handles[-1], places, False, centroids, [])
+        return centroids
 
     def by_score(self, handles: list[Ints]) -> tuple[Any, int]:
         """The store and the bank of a set of centroids that queries look at."""
@@ -101,6 +107,7 @@ class Partition:
         centroids: what `Routes` knows this partition's centroids by.
         n_centroids: as many as there are lists, or none where there is one list.
         version: how many centroids were set or taken away so far.
+        n_unfilled: rows that came, went or moved since lists were made to fill their pages.
     """
 
     def __init__(self, handle: int, routes: Routes, first: int, n_rows: int, nowhere: int) -> None:
@@ -116,6 +123,7 @@ class Partition:
         self.has_centroid = np.zeros(1, bool)
         self.n_centroids = 0
         self.version = 0
+        self.n_unfilled = n_rows
         self.calibrations: dict[int, Any] = {}
 
     @property
@@ -170,6 +178,7 @@ class Partition:
         """Note that rows came to lists (step 1), left them (-1), or changed in them."""
         n = np.bincount(places, minlength=len(self.lists))
         self.changes += n
+        self.n_unfilled += int(places.size)
         if not is_move:
             self.sizes += step * n
 
@@ -191,7 +200,7 @@ class Partition:
         """The place that each row belongs to: (n,) int64."""
         if not self.n_centroids:
             return np.full(len(rows), self.places[0], np.int64)
-        return self.routes.nearest(self.centroids, rows)
+        return self.routes.nearest(self.centroids, rows)[:, 0]
 
     def best(self, queries: Any, n: int) -> tuple[Floats, Ints]:
         """The scores and places of the n likeliest lists for each query: (n_queries, n) twice."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import memcore
-from memcore.index import IVF, lists, partition
+from memcore.index import IVF, filling, lists, partition
 
 DIM = 6
 WRITES = ("add", "update", "delete", "new", "fork", "copy_from", "search")
@@ -60,11 +60,15 @@ def assert_equal(bank, flat, queries):
     assert got.scores.tobytes() == want.scores.tobytes()
 
 
-@pytest.mark.parametrize("metric", ["l2", "dot"])
-def test_a_write_that_fails_anywhere_happens_whole_or_not_at_all(rng, monkeypatch, metric):
+@pytest.mark.parametrize(("metric", "list_rows"), [("l2", 4), ("dot", 4), ("l2", 24)])
+def test_a_write_that_fails_anywhere_happens_whole_or_not_at_all(
+    rng, monkeypatch, metric, list_rows
+):
+    # Short lists fill their pages too.
+    monkeypatch.setattr(filling, "_ROWS_OF_A_LIST", 2)
     monkeypatch.setattr(lists, "_core", Core)
     monkeypatch.setattr(partition, "_core", Core)
-    bank = memcore.Bank(DIM, metric=metric, fields={"a": "int64"}, index=IVF(list_rows=4))
+    bank = memcore.Bank(DIM, metric=metric, fields={"a": "int64"}, index=IVF(list_rows=list_rows))
     flat = memcore.Bank(DIM, metric=metric, fields={"a": "int64"})
     queries = rows(rng, 4)
     n_failed = n_put_off = 0
