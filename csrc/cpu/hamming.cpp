@@ -11,10 +11,10 @@
 namespace memcore {
 namespace {
 
-// From so many queries on it pays to turn the codes into nibbles.
+// From so many queries on it pays to turn the codes into slices.
 constexpr int64_t kManyQueries = 16;
-// Nibbles that stay in the first-level cache.
-constexpr int64_t kTileBytes = 16384;
+// Queries that share a slice; what they bring stays in the second-level cache.
+constexpr int64_t kTaskQueries = 1024;
 // Codes between two looks at the limit and at the interrupt.
 constexpr int64_t kStepCodes = 4096;
 constexpr int64_t kPartCodes = int64_t{1} << 18;
@@ -36,6 +36,8 @@ class Nearest {
     counts_.assign(n_bits + 1, 0);
     hits_.clear();
   }
+
+  int64_t k() const { return k_; }
 
   // What a code's distance may be for it to matter still; -1: nothing does.
   int64_t limit() const { return k_ == 0 ? -1 : n_within_ < k_ ? farthest_ : farthest_ - 1; }
@@ -126,101 +128,118 @@ void scan_rows(const Job& job, int64_t q, int64_t begin, int64_t end, std::atomi
   }
 }
 
-// Byte b of word i of the result is byte i of words[b].
-void transpose_bytes(uint64_t* words) {
-  const auto exchange = [&](int a, int b, int shift, uint64_t mask) {
-    const uint64_t different = ((words[a] >> shift) ^ words[b]) & mask;
-    words[a] ^= different << shift;
-    words[b] ^= different;
-  };
-  for (int i = 0; i < 4; ++i) exchange(i, i + 4, 32, 0x00000000ffffffff);
-  for (const int i : {0, 1, 4, 5}) exchange(i, i + 2, 16, 0x0000ffff0000ffff);
-  for (const int i : {0, 2, 4, 6}) exchange(i, i + 1, 8, 0x00ff00ff00ff00ff);
-}
-
-// The nibbles of up to 128 codes, laid out [nibble][128]; what is missing counts as zero.
-void slice_group(const uint64_t* codes, int64_t n, int64_t n_words, uint8_t* nibbles) {
-  constexpr uint64_t kLow = 0x0f0f0f0f0f0f0f0f;
-  for (int64_t begin = 0; begin < kNibbleGroup; begin += 8) {
-    for (int64_t w = 0; w < n_words; ++w) {
-      uint64_t words[8] = {};
-      for (int64_t i = 0; i < 8 && begin + i < n; ++i) words[i] = codes[(begin + i) * n_words + w];
-      transpose_bytes(words);
-      for (int b = 0; b < 8; ++b) {
-        uint8_t* to = nibbles + (16 * w + 2 * b) * kNibbleGroup + begin;
-        const uint64_t low = words[b] & kLow, high = words[b] >> 4 & kLow;
-        __builtin_memcpy(to, &low, 8);
-        __builtin_memcpy(to + kNibbleGroup, &high, 8);
-      }
-    }
-  }
-}
-
-// tables [nibble][16] = the bits in which each nibble differs from the query's.
-void make_nibble_tables(const uint64_t* query, int64_t n_words, uint8_t* tables) {
-  for (int64_t j = 0; j < 16 * n_words; ++j) {
-    const uint64_t own = query[j / 16] >> (4 * (j % 16)) & 15;
-    for (uint64_t e = 0; e < 16; ++e) {
-      tables[16 * j + static_cast<int64_t>(e)] = static_cast<uint8_t>(std::popcount(own ^ e));
-    }
-  }
-}
-
-constexpr int64_t kLineBytes = 64;
-struct alignas(kLineBytes) Line {
-  uint8_t bytes[kLineBytes];
+struct alignas(32) Line {
+  uint64_t words[kSliceLanes];
 };
 
-// Queries begin … end - 1 against all keys, a tile of nibbles at a time.
-void scan_nibbles(const Job& job, int64_t begin, int64_t end, std::vector<Nearest>& nearest) {
-  const int64_t n_words = job.keys.n_words, n_nibbles = 16 * n_words;
-  const int64_t group_size = n_nibbles * kNibbleGroup;
-  const int64_t most_groups = std::max<int64_t>(1, kTileBytes / group_size);
-  const int64_t n_queries = end - begin;
-  // On whole lines: a third of the loads would straddle two.
-  std::vector<Line> table_lines(n_queries * n_nibbles * 16 / kLineBytes);
-  std::vector<Line> nibble_lines(most_groups * group_size / kLineBytes);
-  uint8_t *tables = table_lines.data()->bytes, *nibbles = nibble_lines.data()->bytes;
-  std::vector<uint64_t> masks(2 * 2 * most_groups);
-  for (int64_t q = 0; q < n_queries; ++q) {
-    make_nibble_tables(job.query(begin + q), n_words, tables + q * n_nibbles * 16);
-  }
-  int64_t n_groups = 1;
-  for (int64_t at = 0; at < job.keys.n; at += n_groups * kNibbleGroup) {
-    // Small tiles at first, while the limits fall fast.
-    if (at > 0) n_groups = std::min(most_groups, 2 * n_groups);
-    const int64_t n_left = job.keys.n - at;
-    n_groups = std::min(n_groups, (n_left + kNibbleGroup - 1) / kNibbleGroup);
-    for (int64_t g = 0; g < n_groups; ++g) {
-      slice_group(job.key(at + g * kNibbleGroup), std::min(kNibbleGroup, n_left - g * kNibbleGroup),
-                  n_words, nibbles + g * group_size);
+// Queries begin … end - 1 against all keys, a slice of them at a time.
+class SliceScan {
+ public:
+  SliceScan(const Job& job, int64_t begin, int64_t end, std::vector<Nearest>& nearest)
+      : job_(job),
+        begin_(begin),
+        nearest_(nearest),
+        n_bits_(distance_bits(job.keys.n_words)),
+        forms_((end - begin) * 32 * job.keys.n_words),
+        queries_(end - begin),
+        hits_(end - begin),
+        scratch_(96 * job.keys.n_words),
+        tables_(slice_words(job.keys.n_words) / kSliceLanes) {
+    for (int64_t q = 0; q < end - begin; ++q) {
+      uint8_t* forms = forms_.data() + q * 32 * job.keys.n_words;
+      queries_[q] = {.forms = forms, .parity = choose_forms(job.query(begin + q), forms)};
     }
-    for (int64_t q = 0; q < n_queries; q += 2) {
-      const int64_t pair[2] = {q, std::min(q + 1, n_queries - 1)};
-      const uint8_t* table[2];
-      uint8_t limits[2];
-      for (int i = 0; i < 2; ++i) {
-        table[i] = tables + pair[i] * n_nibbles * 16;
-        limits[i] =
-            static_cast<uint8_t>(std::clamp<int64_t>(nearest[pair[i]].limit(), 0, kByteLimit));
-      }
-      kernels().hamming.within_nibbles(table, limits, nibbles, n_nibbles, n_groups, masks.data());
-      for (int i = 0; i < (q + 1 < n_queries ? 2 : 1); ++i) {
-        const uint64_t* of_query = masks.data() + i * 2 * n_groups;
-        // Most tiles hold nothing near.
-        uint64_t any = 0;
-        for (int64_t word = 0; word < 2 * n_groups; ++word) any |= of_query[word];
-        for (int64_t word = 0; any != 0 && word < 2 * n_groups; ++word) {
-          for (uint64_t left = of_query[word]; left != 0; left &= left - 1) {
-            const int64_t id = at + 64 * word + std::countr_zero(left);
-            if (id < job.keys.n) job.offer(begin + pair[i], id, nearest[pair[i]]);
-          }
+  }
+
+  void run() {
+    for (int64_t at = 0; at < job_.keys.n; at += kSliceCodes) {
+      const int64_t n = std::min(kSliceCodes, job_.keys.n - at);
+      kernels().hamming.slice(job_.key(at), n, job_.keys.n_words, scratch_.data()->words,
+                              tables_.data()->words);
+      if (at == 0) start(n);
+      const int64_t n_hits = within(0, static_cast<int64_t>(queries_.size()));
+      for (int64_t i = 0; i < n_hits; ++i) offer(hits_[i], at, n);
+      job_.interrupt.poll();
+    }
+  }
+
+ private:
+  // Which form of each majority the query takes, as an offset in bytes; returns its last parity.
+  uint64_t choose_forms(const uint64_t* query, uint8_t* forms) const {
+    const int64_t n_bits = 64 * job_.keys.n_words;
+    std::vector<uint8_t> bits(n_bits + n_bits / 2);
+    for (int64_t i = 0; i < n_bits; ++i) bits[i] = query[i / 64] >> (i % 64) & 1;
+    for (int64_t m = 0; m < n_bits / 2; ++m) {
+      const uint8_t a = bits[3 * m], b = bits[3 * m + 1], c = bits[3 * m + 2];
+      forms[m] = static_cast<uint8_t>((a | b << 1 | c << 2) * sizeof(Line));
+      bits[n_bits + m] = a ^ b ^ c;
+    }
+    return -uint64_t{bits.back()};
+  }
+
+  void set_limit(int64_t q, int64_t limit) {
+    const int64_t most = (int64_t{1} << n_bits_) - 1;
+    const int64_t start = most - std::clamp<int64_t>(limit, 0, most);
+    for (int b = 0; b < n_bits_; ++b) queries_[q].start[b] = -static_cast<uint64_t>(start >> b & 1);
+  }
+
+  int64_t within(int64_t first, int64_t n_queries) {
+    return kernels().hamming.within_slice(tables_.data()->words, job_.keys.n_words,
+                                          queries_.data() + first, n_queries, hits_.data());
+  }
+
+  // The first slice of n codes would offer all of them. Where no mask forbids any, the distance of
+  // the k-th nearest of these is enough.
+  void start(int64_t n) {
+    for (int64_t q = 0; q < static_cast<int64_t>(queries_.size()); ++q) {
+      int64_t low = 0, high = std::min(nearest_[q].limit(), int64_t{1} << n_bits_);
+      while (job_.mask.data == nullptr && low < high) {
+        const int64_t middle = (low + high) / 2;
+        set_limit(q, middle);
+        if (count(q, n) >= nearest_[q].k()) {
+          high = middle;
+        } else {
+          low = middle + 1;
         }
       }
+      set_limit(q, high);
     }
-    job.interrupt.poll();
   }
-}
+
+  // Codes of the slice within the query's limit.
+  int64_t count(int64_t q, int64_t n) {
+    int64_t n_codes = 0;
+    if (within(q, 1) == 0) return 0;
+    for (int64_t lane = 0; lane < kSliceLanes; ++lane) {
+      n_codes += std::popcount(hits_[0].codes[lane] & present(lane, n));
+    }
+    return n_codes;
+  }
+
+  static uint64_t present(int64_t lane, int64_t n) {
+    const int64_t left = std::clamp<int64_t>(n - 64 * lane, 0, 64);
+    return left == 0 ? 0 : ~uint64_t{0} >> (64 - left);
+  }
+
+  void offer(const SliceHits& hits, int64_t at, int64_t n) {
+    Nearest& nearest = nearest_[hits.query];
+    for (int64_t lane = 0; lane < kSliceLanes; ++lane) {
+      for (uint64_t left = hits.codes[lane] & present(lane, n); left != 0; left &= left - 1) {
+        job_.offer(begin_ + hits.query, at + 64 * lane + std::countr_zero(left), nearest);
+      }
+    }
+    set_limit(hits.query, nearest.limit());
+  }
+
+  const Job& job_;
+  int64_t begin_;
+  std::vector<Nearest>& nearest_;
+  int n_bits_;
+  std::vector<uint8_t> forms_;
+  std::vector<SliceQuery> queries_;
+  std::vector<SliceHits> hits_;
+  std::vector<Line> scratch_, tables_;
+};
 
 }  // namespace
 
@@ -229,9 +248,10 @@ void hamming_search(const CodesView& queries, const CodesView& keys, CountsView 
                     float* scores, int64_t* ids) {
   const Job job{queries, keys, mask, interrupt};
   const int64_t n_bits = 64 * keys.n_words;
-  if (queries.n >= kManyQueries && keys.n_words <= kMaxNibbleWords && max_distance >= 0) {
-    // One task a thread, but for large batches, where more tasks even out.
-    const int64_t n_tasks = std::max<int64_t>(n_threads(), (queries.n + 511) / 512);
+  if (queries.n >= kManyQueries && keys.n_words <= kMaxSliceWords && max_distance >= 0) {
+    // One task a thread, but for large batches.
+    const int64_t n_tasks =
+        std::max<int64_t>(n_threads(), (queries.n + kTaskQueries - 1) / kTaskQueries);
     const int64_t each = (queries.n + n_tasks - 1) / n_tasks;
     parallel_for(n_tasks, [&](int64_t task) {
       const int64_t begin = std::min(queries.n, task * each);
@@ -239,7 +259,7 @@ void hamming_search(const CodesView& queries, const CodesView& keys, CountsView 
       if (begin == end) return;
       std::vector<Nearest> nearest(end - begin);
       for (int64_t q = begin; q < end; ++q) nearest[q - begin].reset(k[q], max_distance, n_bits);
-      scan_nibbles(job, begin, end, nearest);
+      SliceScan(job, begin, end, nearest).run();
       for (int64_t q = begin; q < end; ++q) {
         nearest[q - begin].write(scores + q * width, ids + q * width, width);
       }

@@ -24,9 +24,9 @@ def expected(queries, keys, k, mask=None, max_distance=1 << 20):
     return reference.hamming_search(queries, keys, k, mask, max_distance)
 
 
-@pytest.mark.parametrize("n_words", [1, 2, 3, 4, 5, 16])
+@pytest.mark.parametrize("n_words", [1, 2, 3, 4, 5, 16, 17])
 def test_every_width_and_size(backend, n_words, rng):
-    for n_keys in (0, 1, 7, 127, 128, 129, 3000):
+    for n_keys in (0, 1, 63, 64, 255, 256, 257, 2000):
         keys = codes_of(rng, n_keys, n_words)
         for n_queries in (1, 3, 16, 33):
             queries = codes_of(rng, n_queries, n_words)

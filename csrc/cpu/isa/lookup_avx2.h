@@ -41,26 +41,6 @@ inline void add_lookups(Sums16& sums, Bytes table, Bytes index, Bytes signs) {
           : "+x"(sums), "=&x"(found)
           : "x"(table), "x"(index), "x"(signs));
 }
-inline Bytes zero_bytes() { return _mm256_setzero_si256(); }
-// sum += table[index], stopping at 255. As intrinsics, gcc 12 copies the sums.
-inline void add_distances(Bytes& sum, Bytes table, Bytes index) {
-  Bytes found;
-  __asm__("vpshufb %3, %2, %1\n\tvpaddusb %1, %0, %0"
-          : "+x"(sum), "=&x"(found)
-          : "x"(table), "x"(index));
-}
-// Bit i of the 128 at `to` is set where byte i is at most `limit`.
-inline void store_at_most(const Bytes* bytes, uint8_t limit, uint64_t* to) {
-  const __m256i most = _mm256_set1_epi8(static_cast<char>(limit));
-  uint32_t bits[4];
-#pragma GCC unroll 4
-  for (int r = 0; r < 4; ++r) {
-    const __m256i is_near = _mm256_cmpeq_epi8(_mm256_min_epu8(bytes[r], most), bytes[r]);
-    bits[r] = static_cast<uint32_t>(_mm256_movemask_epi8(is_near));
-  }
-  to[0] = bits[0] | uint64_t{bits[1]} << 32;
-  to[1] = bits[2] | uint64_t{bits[3]} << 32;
-}
 // to[p] = 256 high[p] + low[p].
 inline void store_sums(int32_t* to, Sums16 high, Sums16 low) {
   const __m256i weights = _mm256_set1_epi32(1 << 16 | 256);

@@ -42,24 +42,6 @@ inline void add_lookups(Sums16& sums, Bytes table, Bytes index, Bytes signs) {
           : "v"(table), "v"(index), "v"(signs));
 #endif
 }
-inline Bytes zero_bytes() { return _mm512_setzero_si512(); }
-// sum += table[index], stopping at 255. As intrinsics, gcc 12 copies the sums.
-inline void add_distances(Bytes& sum, Bytes table, Bytes index) {
-#if defined(MEMCORE_INTRINSICS_ONLY)
-  sum = _mm512_adds_epu8(sum, _mm512_shuffle_epi8(table, index));
-#else
-  Bytes found;
-  __asm__("vpshufb %3, %2, %1\n\tvpaddusb %1, %0, %0"
-          : "+v"(sum), "=&v"(found)
-          : "v"(table), "v"(index));
-#endif
-}
-// Bit i of the 128 at `to` is set where byte i is at most `limit`.
-inline void store_at_most(const Bytes* bytes, uint8_t limit, uint64_t* to) {
-  const __m512i most = _mm512_set1_epi8(static_cast<char>(limit));
-  to[0] = _mm512_cmple_epu8_mask(bytes[0], most);
-  to[1] = _mm512_cmple_epu8_mask(bytes[1], most);
-}
 // to[p] = 256 high[p] + low[p].
 inline void store_sums(int32_t* to, Sums16 high, Sums16 low) {
   const __m512i weights = _mm512_set1_epi32(1 << 16 | 256);

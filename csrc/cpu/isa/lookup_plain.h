@@ -70,20 +70,6 @@ inline void add_lookups(Sums16& sums, const Bytes& table, const Bytes& index, co
     sums.lane[p] = static_cast<int16_t>(sum);
   }
 }
-inline Bytes zero_bytes() { return {}; }
-// sum += table[index], stopping at 255.
-inline void add_distances(Bytes& sum, const Bytes& table, const Bytes& index) {
-  for (int i = 0; i < 32; ++i) {
-    const int more = sum.byte[i] + table.byte[index.byte[i]];
-    sum.byte[i] = static_cast<uint8_t>(more < 255 ? more : 255);
-  }
-}
-inline void store_at_most(const Bytes* bytes, uint8_t limit, uint64_t* to) {
-  to[0] = to[1] = 0;
-  for (int i = 0; i < 128; ++i) {
-    to[i / 64] |= uint64_t{bytes[i / 32].byte[i % 32] <= limit} << (i % 64);
-  }
-}
 inline void store_sums(int32_t* to, const Sums16& high, const Sums16& low) {
   for (int p = 0; p < 16; ++p) to[p] = 256 * high.lane[p] + low.lane[p];
 }
