@@ -140,6 +140,43 @@ def copy_kernel(origin_ptr, directory_ptr, copies_ptr, n_words, N: tl.constexpr)
     tl.store(origin_ptr + target * 2 + word, x, mask=word < n_words)
 
 
+@triton.jit
+def move_kernel(
+    origin_ptr,
+    directory_ptr,
+    moves_ptr,
+    n_moves,
+    n_columns,
+    dim,
+    ids_at,
+    ITEM: tl.constexpr,
+    N: tl.constexpr,
+):
+    """Copy rows with their ids, norms and cells from slot to slot: moves_ptr (n_moves, 2) int64."""
+    i = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    is_move = i < n_moves
+    source = tl.load(moves_ptr + 2 * i, mask=is_move, other=0)
+    target = tl.load(moves_ptr + 2 * i + 1, mask=is_move, other=0)
+    from_lane, to_lane = source % LANES, target % LANES
+    from_page = tl.load(directory_ptr + source // LANES, mask=is_move, other=0)
+    to_page = tl.load(directory_ptr + target // LANES, mask=is_move, other=0)
+    from_row = rows_of(origin_ptr, from_page, from_lane, dim, ITEM)
+    to_row = rows_of(origin_ptr, to_page, to_lane, dim, ITEM)
+    for begin in range(0, dim, 64):
+        column = begin + tl.arange(0, 64)[None, :]
+        inside = is_move[:, None] & (column < dim)
+        x = tl.load(from_row[:, None] + column, mask=inside, other=0)
+        tl.store(to_row[:, None] + column, x, mask=inside)
+    id = tl.load(ids_of(origin_ptr, from_page, from_lane, ids_at), mask=is_move, other=0)
+    tl.store(ids_of(origin_ptr, to_page, to_lane, ids_at), id, mask=is_move)
+    norm = tl.load(norms_of(origin_ptr, from_page, from_lane, ids_at), mask=is_move, other=0)
+    tl.store(norms_of(origin_ptr, to_page, to_lane, ids_at), norm, mask=is_move)
+    for column in range(0, n_columns):
+        from_cell = cells_of(origin_ptr, from_page, from_lane, column, ids_at)
+        cell = tl.load(from_cell, mask=is_move, other=0)
+        tl.store(cells_of(origin_ptr, to_page, to_lane, column, ids_at), cell, mask=is_move)
+
+
 def write_pages(
     layout: Layout,
     origin: torch.Tensor,
@@ -190,3 +227,21 @@ def copy_pages(
     if len(copies):
         grid = (len(copies), triton.cdiv(n_words, 1024))
         copy_kernel[grid](origin, directory, copies, n_words, N=1024)
+
+
+def move_rows(
+    layout: Layout, origin: torch.Tensor, directory: torch.Tensor, moves: torch.Tensor
+) -> None:
+    """Copy rows: moves (n, 2) int64, from which slot to which; none is both."""
+    if len(moves):
+        move_kernel[(triton.cdiv(len(moves), 16),)](
+            origin,
+            directory,
+            moves,
+            len(moves),
+            len(layout.kinds),
+            layout.dim,
+            layout.ids_at,
+            ITEM=layout.item,
+            N=16,
+        )

@@ -28,6 +28,7 @@ py::dict take_changes(Pages& pages) {
   }
   py::dict out;
   out["copies"] = as_array(changes.copies, 2);
+  out["moves"] = as_array(changes.moves, 2);
   out["slots"] = as_array(changes.slots);
   out["n_rows"] = changes.n_rows;
   out["banks"] = as_array(changes.banks, 4);
@@ -81,8 +82,9 @@ void bind_pages_changes(py::class_<Pages>& cls) {
          },
          "Notes what changes, for a mirror; all that is there counts as changed.")
       .def("take_changes", &take_changes,
-           "What has changed since the last call: copies (n, 2) of pages, to be done first; slots "
-           "(n,) that were written, of which the first n_rows hold rows and the others are wiped; "
+           "What has changed since the last call: copies (n, 2) of pages, to be done first; moves "
+           "(n, 2) of rows from slot to slot, to be done next, all at once; slots (n,) that were "
+           "written, of which the first n_rows hold rows and the others are wiped; "
            "banks (n, 4) by index, generation (0: dropped), rows and begin of their table; entries "
            "(n,) of tables and their places in a pool of pool_size.")
       .def("mark_changed", &mark_changed, arg("pages"), "Notes pages as written.")

@@ -14,8 +14,8 @@ constexpr int64_t kTaskRows = 64;
 
 }  // namespace
 
-void Pages::reserve_journal(int64_t n_new_banks) {
-  if (journal_) journal_->reserve(slab_.n_pages(), banks_.size() + n_new_banks);
+void Pages::reserve_journal(int64_t n_new_banks, int64_t n_moves) {
+  if (journal_) journal_->reserve(slab_.n_pages(), banks_.size() + n_new_banks, n_moves);
 }
 
 void Pages::start_journal() {

@@ -17,11 +17,12 @@ void make_room(std::vector<Item>& items, int64_t n) {
 
 }  // namespace
 
-void Journal::reserve(int64_t n_pages, int64_t n_banks) {
+void Journal::reserve(int64_t n_pages, int64_t n_banks, int64_t n_moves) {
   // Every page and every bank is listed once at most, and is the copy of one page at most.
   make_room(listed_pages_, n_pages);
   make_room(copies_, 2 * n_pages);
   make_room(listed_banks_, n_banks);
+  make_room(moves_, static_cast<int64_t>(moves_.size()) + 2 * n_moves);
   if (static_cast<int64_t>(pages_.size()) < n_pages) pages_.resize(n_pages);
   if (static_cast<int64_t>(banks_.size()) < n_banks) banks_.resize(n_banks);
 }
@@ -44,7 +45,8 @@ void Journal::copy(int32_t from, int32_t to, int n_lanes, int n_used) noexcept {
   // written one by one.
   const PageState& source = pages_[from];
   const PageState& target = pages_[to];
-  if (source.lanes != 0 || source.is_target || target.is_source || target.is_target)
+  if (source.lanes != 0 || source.entered != 0 || source.is_target || target.left != 0 ||
+      target.entered != 0 || target.is_source || target.is_target)
     return write(to, 0, n_lanes);
   list(from);
   list(to);
@@ -52,6 +54,25 @@ void Journal::copy(int32_t from, int32_t to, int n_lanes, int n_used) noexcept {
   pages_[to].is_target = true;
   copies_.push_back(from);
   copies_.push_back(to);
+}
+
+void Journal::move(int64_t from, int64_t to) noexcept {
+  PageState& source = pages_[page_of(from)];
+  PageState& target = pages_[page_of(to)];
+  const auto from_lane = static_cast<uint16_t>(1u << lane_of(from));
+  const auto to_lane = static_cast<uint16_t>(1u << lane_of(to));
+  // All moves of the mirror happen at once: each must find its row where it was, and be the only
+  // one that reads or writes its lanes.
+  if (((source.lanes | source.entered) & from_lane) != 0 ||
+      ((target.lanes | target.left | target.entered) & to_lane) != 0 ||
+      moves_.size() + 2 > moves_.capacity())
+    return write(to);
+  list(page_of(from));
+  list(page_of(to));
+  source.left |= from_lane;
+  target.entered |= to_lane;
+  moves_.push_back(from);
+  moves_.push_back(to);
 }
 
 void Journal::change(int32_t bank, int64_t position) noexcept {
@@ -95,6 +116,12 @@ Journal::Changes Journal::take(const Slab& slab, const Banks& banks) {
   }
   changes.pool_size = pool_size_;
   changes.copies = copies_;
+  for (size_t i = 0; i < moves_.size(); i += 2) {
+    // What was written since is sent.
+    if ((pages_[page_of(moves_[i + 1])].lanes >> lane_of(moves_[i + 1]) & 1) != 0) continue;
+    changes.moves.push_back(moves_[i]);
+    changes.moves.push_back(moves_[i + 1]);
+  }
 
   for (const int32_t page : listed_pages_) pages_[page] = PageState();
   for (const int32_t index : listed_banks_) {
@@ -103,6 +130,7 @@ Journal::Changes Journal::take(const Slab& slab, const Banks& banks) {
   }
   listed_pages_.clear();
   copies_.clear();
+  moves_.clear();
   listed_banks_.clear();
   return changes;
 }

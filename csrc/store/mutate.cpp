@@ -245,7 +245,7 @@ void Pages::remove(const Int64View& handles, const Int64View& ids, int64_t n, bo
     n_removed[group] = static_cast<int64_t>(removed.size());
   }
   plan.seal();
-  reserve_journal();
+  reserve_journal(0, static_cast<int64_t>(plan.moves().size()));
 
   run(plan);
   finish(plan);

@@ -274,7 +274,7 @@ void Pages::run(const Plan& plan) noexcept {
     count_refs(move.to, -1);
     slab_.move_cells(move.from, move.to);
     count_refs(move.to, 1);
-    if (journal_) journal_->write(move.to);
+    if (journal_) journal_->move(move.from, move.to);
     if (!move.wipes) continue;
     if (journal_) journal_->write(move.from);
     count_refs(move.from, -1);

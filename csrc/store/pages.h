@@ -110,7 +110,7 @@ class Pages {
   void acquire_pages(const BankContents& rows) noexcept;
 
   // Makes sure that the journal, if there is one, can take what a sealed plan does.
-  void reserve_journal(int64_t n_new_banks = 0);
+  void reserve_journal(int64_t n_new_banks = 0, int64_t n_moves = 0);
 
   // Adds (or takes away, for sign -1) the references of some lanes of a page.
   void count_refs(int32_t page, int begin_lane, int end_lane, int sign) noexcept;

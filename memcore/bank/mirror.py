@@ -281,25 +281,33 @@ class Mirror:
         """Copy the changes that there are; whether there were any."""
         changes = self._pages.take_changes()
         slots, copies, banks = changes["slots"], changes["copies"], changes["banks"]
-        if not (len(slots) or len(copies) or len(banks) or self._moved or self._judged):
+        moves = changes["moves"]
+        if not any(map(len, (slots, copies, moves, banks, self._moved, self._judged))):
             return False
-        last = max(int(each.max(initial=0)) for each in (slots // 16, copies, changes["entries"]))
+        numbers = (slots // 16, copies, moves // 16, changes["entries"])
+        last = max(int(each.max(initial=0)) for each in numbers)
         self._addresses = _grown(self._addresses, last + 1)
         with self.turns.writing(waits):
-            self._copy(changes, slots, copies, banks)
+            self._copy(changes, slots, copies, moves, banks)
         return True
 
-    def _copy(self, changes: dict[str, Any], slots: Ints, copies: Ints, banks: Ints) -> None:
+    def _copy(
+        self, changes: dict[str, Any], slots: Ints, copies: Ints, moves: Ints, banks: Ints
+    ) -> None:
         # Pages that come to hold rows get an address; those that get none stay on the host.
         holding = np.unique(np.concatenate([slots[: changes["n_rows"]] // 16, copies[:, 1]]))
         self._place(holding[self._addresses[holding] == 0])
         is_there = self._addresses[copies] != 0
-        # The copy of a page that is not there is sent from the host, by the next turn.
-        self._pages.mark_changed(np.ascontiguousarray(copies[is_there[:, 1] & ~is_there[:, 0], 1]))
+        is_row_there = self._addresses[moves // 16] != 0
+        # What comes of a page that is not there is sent from the host, by the next turn.
+        bare = copies[is_there[:, 1] & ~is_there[:, 0], 1]
+        bare_rows = moves[is_row_there[:, 1] & ~is_row_there[:, 0], 1]
+        self._pages.mark_changed(np.unique(np.concatenate([bare, bare_rows // 16])))
         self._note(banks)
         is_held = self._addresses[slots // 16] != 0
         n_rows = int(is_held[: changes["n_rows"]].sum())
-        self._publish(changes, copies[is_there.all(1)], slots[is_held], n_rows)
+        copies, moves = copies[is_there.all(1)], moves[is_row_there.all(1)]
+        self._publish(changes, copies, moves, slots[is_held], n_rows)
 
     def _place(self, pages: Ints) -> int:
         """Give pages an address, from the first on; how many got one."""
@@ -357,7 +365,9 @@ class Mirror:
         self._cold[index] = np.diff(n_absent, prepend=0) > 0
         self._judged.append(index)
 
-    def _publish(self, changes: dict[str, Any], copies: Ints, slots: Ints, n_rows: int) -> None:
+    def _publish(
+        self, changes: dict[str, Any], copies: Ints, moves: Ints, slots: Ints, n_rows: int
+    ) -> None:
         """Send everything, and have it put where it belongs: rows first, then what names them."""
         layout, there = self.layout, self._there
         self._lengthen("addresses", len(self._addresses))
@@ -379,10 +389,11 @@ class Mirror:
         n_first = min(n_rows, self._n_at_once)
         wiped = np.concatenate([slots[:n_first], slots[n_rows:]])
         named = [moved, self._addresses[moved], copies, changes["places"], changes["entries"]]
-        named += [index, heads, root]
+        named += [index, heads, root, moves]
         rows, sent = self._send(slots[:n_first], [wiped, *named])
         there["addresses"][sent[0]] = sent[1]
         self.kernels.pages.copy_pages(layout, self.root, there["addresses"], sent[2])
+        self.kernels.pages.move_rows(layout, self.root, there["addresses"], sent[8])
         self._write(rows)
         for begin in range(n_first, n_rows, self._n_at_once):
             part = slots[begin : min(n_rows, begin + self._n_at_once)]

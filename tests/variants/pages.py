@@ -128,6 +128,18 @@ def _variants() -> dict[str, Variant]:
         {"num_warps": 4},
         64,
     )
+    found["moves of rows"] = Variant(
+        "pages.move_kernel",
+        {
+            **dict.fromkeys(("origin_ptr", "directory_ptr", "moves_ptr"), LONGS),
+            **dict.fromkeys(("n_moves", "n_columns"), "i32"),
+            "dim": "i32!",
+            "ids_at": "i32!",
+        },
+        {"ITEM": tl.bfloat16, "N": 16},
+        {"num_warps": 4},
+        96,
+    )
     found["copies of pages"] = Variant(
         "pages.copy_kernel",
         {**dict.fromkeys(("origin_ptr", "directory_ptr", "copies_ptr"), LONGS), "n_words": "i32!"},
