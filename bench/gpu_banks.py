@@ -10,7 +10,7 @@ import memcore
 from memcore import reference
 
 from .case import expect
-from .gpu_case import N_CHECKED, GpuCase, normal, same_hits
+from .gpu_case import N_CHECKED, GpuCase, near, normal, same_hits
 
 
 def every(is_tiny: bool) -> list[GpuCase]:
@@ -18,6 +18,7 @@ def every(is_tiny: bool) -> list[GpuCase]:
     return [
         _banks(is_tiny),
         *(_arena(n_forks, is_tiny) for n_forks in (1, 8)),
+        _attend(is_tiny),
         _step(is_tiny),
     ]
 
@@ -91,6 +92,47 @@ def _arena(n_forks: int, is_tiny: bool) -> GpuCase:
         check,
         4.0 * n_parents * n * dim + 4.0 * n_banks * dim,
         {"torch padded bmm + topk": padded},
+        2.0 * n_banks * n * dim,
+        prepare=prepare,
+    )
+
+
+def _attend(is_tiny: bool) -> GpuCase:
+    """A softmax read of the k best rows of each query's bank."""
+    n_banks, n, dim, k = (4, 30, 20, 3) if is_tiny else (8192, 282, 128, 5)
+    beta = float(dim) ** -0.5
+
+    def prepare(queries: Any, keys: Any) -> dict[str, Any]:
+        arena = memcore.Arena(dim, metric="dot", device="cuda")
+        banks = arena.new(n_banks)
+        arena.add(np.repeat(banks, n), keys.cpu().numpy())
+        return {"arena": arena, "banks": _like(queries, banks), "queries": queries, "keys": keys}
+
+    def check(given: dict[str, Any], out: Any) -> None:
+        few = given["queries"][:N_CHECKED].astype(np.float64)
+        rows = given["keys"][: N_CHECKED * n].reshape(N_CHECKED, n, dim).astype(np.float64)
+        logits = beta * np.einsum("qd,qnd->qn", few, rows)
+        logits[logits < np.sort(logits, 1)[:, [-k]]] = -np.inf
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        wanted = np.einsum("qn,qnd->qd", powers / powers.sum(1, keepdims=True), rows)
+        near("out", out[:N_CHECKED], wanted, 1e-4)
+
+    def padded(arena: Any, banks: Any, queries: Any, keys: Any) -> Any:
+        rows = keys.view(n_banks, n, dim)
+        best = (rows @ queries[:, :, None])[:, :, 0].topk(k, 1)
+        chosen = rows.gather(1, best.indices[:, :, None].expand(-1, -1, dim))
+        return ((best.values * beta).softmax(1)[:, None] @ chosen)[:, 0]
+
+    return GpuCase(
+        f"arena/attend, {n_banks} banks x {n} x {dim}, k={k}",
+        lambda rng: {
+            "queries": normal(rng, n_banks, dim),
+            "keys": normal(rng, n_banks * n, dim),
+        },
+        lambda arena, banks, queries, keys: arena.attend(banks, queries, k, beta=beta),
+        check,
+        4.0 * n_banks * (n + 2) * dim,
+        {"torch padded bmm + topk + softmax": padded},
         2.0 * n_banks * n * dim,
         prepare=prepare,
     )

@@ -143,14 +143,22 @@ def bools(op: str, name: str, array: Any) -> NDArray[np.bool_]:
 def like(array: Any, result: NDArray[Any], *, is_bfloat16: bool = False) -> Any:
     """A result in the library, and on the device, of the array that was asked with.
 
-    On the host nothing is copied.
+    On the host nothing is copied; on a device nothing waits for the copy.
     """
     torch = _torch_of(array)
     if torch is None:
         return result
     tensor = torch.from_numpy(result.view(np.int16) if is_bfloat16 else result)
     tensor = tensor.view(torch.bfloat16) if is_bfloat16 else tensor
-    return tensor if array.device.type == "cpu" else tensor.to(array.device)
+    return sent(tensor, array.device)
+
+
+def sent(tensor: Any, device: Any) -> Any:
+    """A tensor of the host on a torch device, where it lies if that is the host; nothing waits."""
+    if device.type == "cuda" and tensor.numel():
+        # torch lets pinned memory be used again only after the copy.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def place(array: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import tensors
+from memcore import arrays, tensors
 from memcore.bank.parcel import Sender
 from memcore.bank.turns import Turns
 from memcore.errors import BackendError
@@ -164,10 +164,7 @@ class Mirror:
         self.check_on_device()
         torch, is_bfloat16 = self._torch, array.dtype == np.uint16
         tensor = torch.tensor(array.view(np.int16) if is_bfloat16 else array)
-        if self.device.type == "cuda":
-            # torch lets a pinned buffer be used again only after the copy.
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.view(torch.bfloat16) if is_bfloat16 else tensor
+        return arrays.sent(tensor.view(torch.bfloat16) if is_bfloat16 else tensor, self.device)
 
     def fetched(self, *tensors: Any) -> list[Array]:
         """Tensors of the device in host memory; one wait for all of them."""

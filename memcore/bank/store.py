@@ -62,7 +62,9 @@ class Store:
         place = device_.place(device, device_bytes)
         if place is not None and (index is not None or codebook is not None):
             name = "codebook" if index is None else "index"
-            raise BackendError(f"Arena: {name} is given with a device, should be None there")
+            raise BackendError(
+                f"Arena: {name} is given with a device, should be None there: all rows are searched"
+            )
         if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer))):
             raise DtypeError(f"Arena: dim is {dim!r}, should be an int, or None")
         if dim is not None and dim < 1:

@@ -6,6 +6,7 @@ for. A graph that was captured may be replayed unseen, on any stream: from then 
 the whole device first.
 """
 
+import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -41,7 +42,8 @@ class Turns:
         self.has_graph = False
         if self._cuda is not None:
             self._own = self._cuda.Stream(device)
-            weakref.finalize(owner, _follow, self._own, self._reads).atexit = False
+            end = weakref.finalize(owner, _follow_here, os.getpid(), self._own, self._reads)
+            end.atexit = False
 
     @property
     def is_capturing(self) -> bool:
@@ -116,3 +118,9 @@ def _follow(stream: Any, reads: dict[int, Any]) -> None:
     """Have what a stream is given from now on come after these reads."""
     for event in reads.values():
         stream.wait_event(event)
+
+
+def _follow_here(process: int, stream: Any, reads: dict[int, Any]) -> None:
+    """As `_follow`, but in a forked child, where CUDA is not to be called, nothing."""
+    if os.getpid() == process:
+        _follow(stream, reads)
