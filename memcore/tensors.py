@@ -104,8 +104,8 @@ def host(array: Any) -> Any:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(array, torch.Tensor):
         return array
-    array = array.detach()
-    return (array.float() if array.is_floating_point() else array).cpu().numpy()
+    is_half = array.is_floating_point() and array.dtype.itemsize < 4
+    return (array.float() if is_half else array).detach().cpu().numpy()
 
 
 def weights(op: str, name: str, array: Any, n_keys: int) -> Any:

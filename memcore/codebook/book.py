@@ -1,6 +1,6 @@
 """Codebook: vector, product and residual quantisation that learns online and does not collapse."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, tensors
+from memcore import arrays, slots, tensors
+from memcore.codebook import step_device
 from memcore.codebook.step import (
     Alone,
     Exchange,
@@ -24,6 +25,7 @@ from memcore.hits import Hits
 from memcore.ops import codebook as ops
 from memcore.ops.codebook_device import takes
 from memcore.ops.kmeans import kmeans
+from memcore.ops.kmeans_device import kmeans as kmeans_device
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -42,10 +44,12 @@ class Codebook:
     vector by itself (product quantisation, Jégou et al. 2011), more levels quantise what the levels
     before leave (residual quantisation, Chen et al. 2010).
 
-    Vectors and codes may lie on a device: codes are found, summed and decoded there, by the bits of
-    the host; what the book knows stays on the host, so that `update` waits for the device. `fit`
-    takes the rows that it looks at to the host. Quantising does not wait: a vector that may not be
-    asked gets codes of -1 there.
+    A book lies on the host or on a device, and learns the same bits on either. On a device neither
+    `quantize` nor `update` waits, but for the first codewords, and for reset="mbc": a vector that
+    may not be asked gets codes of -1 there, and teaches nothing. `fit` takes some rows to the host
+    to draw seeds from. Vectors and codes may lie anywhere: to a book on a device those of the host
+    are copied; for a book on the host those of a device are coded and summed there, but then an
+    `update` waits for it.
 
     A call that raises has changed nothing. A book is pickled and copied with all it knows; threads
     may read it while one writes.
@@ -56,6 +60,7 @@ class Codebook:
         n_subspaces: parts that a vector is cut into; dim is a multiple of it.
         n_levels: times that a vector is quantised.
         state: what the book knows; replaced as a whole, never written to.
+        place: the torch device on which it lies; None for the host.
 
     Example:
         >>> import memcore, numpy as np
@@ -82,6 +87,7 @@ class Codebook:
         reset_threshold: float | None = None,
         reset_quota: int = _QUOTA,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         """Make an empty book: `fit` it, or `update` it, which starts from its first rows.
 
@@ -104,9 +110,11 @@ class Codebook:
             reset_threshold: 0.1 for "worst", 1e-4 for "mbc" if None.
             reset_quota: of "worst".
             seed: of the random rows of "mbc".
+            device: where the book lies: "cpu", or torch's name of a GPU.
 
         Raises:
             InputError, DtypeError: a number out of its range, or not of its type.
+            BackendError: no such device, or no torch or Triton for it.
         """
         sizes = {"n_codes": n_codes, "dim": dim, "n_subspaces": n_subspaces, "n_levels": n_levels}
         for name, value in sizes.items():
@@ -141,14 +149,21 @@ class Codebook:
         parts = (self.n_levels, self.n_subspaces, self.n_codes)
         words = np.zeros((*parts, self.dim // self.n_subspaces), np.float32)
         self.state = State(words, words, np.zeros(parts), np.zeros(self.n_levels, np.int64))
+        self.place: Any = None
+        if device != "cpu":
+            self.place = tensors.place_for("Codebook", device)
+            self.state = step_device.moved(self.state, self.place)
 
     @property
-    def codewords(self) -> Floats:
-        """(n_levels, n_subspaces, n_codes, sub_dim) float32; never written to, but replaced."""
+    def codewords(self) -> Any:
+        """(n_levels, n_subspaces, n_codes, sub_dim) float32; never written to, but replaced.
+
+        Like usage it is NumPy's, or torch's of a book on a device.
+        """
         return self.state.codewords
 
     @property
-    def usage(self) -> NDArray[np.float64]:
+    def usage(self) -> Any:
         """The running count of rows a batch, (n_levels, n_subspaces, n_codes)."""
         return self.state.usage
 
@@ -175,7 +190,7 @@ class Codebook:
     @property
     def nbytes(self) -> int:
         """Bytes of the codewords."""
-        return self.state.codewords.nbytes
+        return int(self.state.codewords.nbytes)
 
     @property
     def code_dtype(self) -> np.dtype[Any]:
@@ -200,21 +215,21 @@ class Codebook:
         n_most = _FIT_ROWS_PER_CODE * self.n_codes
         if len(rows) > n_most:
             rows = rows[np.sort(rng.choice(len(rows), n_most, replace=False))]
-        rows = tensors.host(rows)
+        means, backend = (kmeans, None) if self.place is None else (kmeans_device, "triton")
+        rows = tensors.host(rows) if self.place is None else rows
         state = self.state
-        words, sums = np.empty_like(state.codewords), np.empty_like(state.codewords)
-        usage = np.empty_like(state.usage)
+        words, sums, usage = (slots.copy(each) for each in (state.sums, state.sums, state.usage))
         with _named("fit"):
             for level in range(self.n_levels):
-                codes = np.empty((len(rows), self.n_subspaces), np.int64)
+                codes = room(rows, self.n_subspaces)
                 for s in range(self.n_subspaces):
                     own = rows[:, columns(state, s)]
-                    words[level, s], usage[level, s], sums[level, s] = kmeans(
+                    words[level, s], usage[level, s], sums[level, s] = means(
                         own, self.n_codes, rng, n_iterations=n_iterations
                     )
-                    codes[:, s], _ = ops.assign(own, words[level, s])
+                    codes[:, s], _ = ops.assign(own, words[level, s], backend=backend)
                 if level + 1 < self.n_levels:
-                    rows = rows - ops.decode(codes, words[level : level + 1])
+                    rows = rows - ops.decode(codes, words[level : level + 1], backend=backend)
         full = np.full(self.n_levels, self.n_codes)
         self.state = State(words, sums, usage, full, state.version + 1)
 
@@ -233,12 +248,15 @@ class Codebook:
             InputError: a vector with NaN, Inf or a norm above 1e18 (the first is named); a book
                 that is empty.
         """
-        return _like(vectors, self.codes("quantize", self.rows("quantize", vectors)))
+        return self._like(vectors, self.codes("quantize", self.rows("quantize", vectors)))
 
     def dequantize(self, codes: Any) -> Any:
         """The vectors that codes (n, n_parts) stand for: (n, dim) float32."""
-        named = codes if takes(codes) else self._codes("dequantize", codes)
-        return _like(codes, ops.decode(named, self.state.codewords))
+        if self.place is not None:
+            named, backend = self._there(codes, lambda: self._codes("dequantize", codes)), "triton"
+        else:
+            named, backend = codes if takes(codes) else self._codes("dequantize", codes), None
+        return self._like(codes, ops.decode(named, self.state.codewords, backend=backend))
 
     def update(self, vectors: Any, *, exchange: Exchange | None = None) -> Any:
         """Learn from a batch.
@@ -257,7 +275,7 @@ class Codebook:
             As `quantize`, but for the empty book.
         """
         codes, _, self.state = self.learned("update", vectors, exchange)
-        return _like(vectors, codes)
+        return self._like(vectors, codes)
 
     def search(self, queries: Any, codes: Any, k: Any = 10, *, metric: str = "dot") -> Hits:
         """Find the k best of the rows that codes stand for, by lookup tables.
@@ -273,15 +291,23 @@ class Codebook:
             Hits (n_queries, k); ids are positions in codes. See `memcore.ops.codebook.search_codes`
             for what a score is.
         """
+        asked, backend = queries, None
+        if self.place is not None:
+            asked, backend = self.rows("search", queries), "triton"
         named = self._compact("search", codes)
         squares = None
         if metric == "l2" and self.n_levels > 1:
             squares = self._squares(named)
         words = self.state.codewords
         try:
-            return ops.search_codes(queries, named, words, k, metric=metric, squares=squares)
+            scores, ids = ops.search_codes(
+                asked, named, words, k, metric=metric, squares=squares, backend=backend
+            )
         except (InputError, ShapeError, DtypeError) as error:
             raise type(error)(str(error).replace("search_codes:", "search:")) from None
+        if self.place is None:
+            return Hits(scores, ids)
+        return Hits(self._like(queries, scores), self._like(queries, ids))
 
     def pack(self, codes: Any) -> NDArray[np.uint8]:
         """Codes (n, n_parts) as a stream of n_bits each: (ceil(n * n_parts * n_bits / 8),)."""
@@ -291,19 +317,32 @@ class Codebook:
         """The codes (n, n_parts) of a stream that `pack` made."""
         return ops.unpack_codes(packed, n * self.n_parts, self.n_bits).reshape(n, self.n_parts)
 
-    def counts(self, codes: Any) -> Ints:
-        """How many rows have each code: (n_levels, n_subspaces, n_codes) int64."""
+    def counts(self, codes: Any) -> Any:
+        """How many rows have each code: (n_levels, n_subspaces, n_codes) int64.
+
+        Codes on the device of a book are counted there.
+        """
+        shape = (self.n_levels, self.n_subspaces, self.n_codes)
+        if self.place is not None and tensors.lies_on(self.place, codes):
+            return step_device.counts(tensors.ints("counts", "codes", codes), shape)
         named = self._codes("counts", codes)
         each = [np.bincount(part, minlength=self.n_codes) for part in named.T]
-        return np.reshape(each, (self.n_levels, self.n_subspaces, self.n_codes))
+        return np.reshape(each, shape)
 
-    def perplexity(self, codes: Any = None) -> NDArray[np.float64]:
-        """How many codes are in use: exp of the entropy, (n_levels, n_subspaces).
+    def perplexity(self, codes: Any = None) -> Any:
+        """How many codes are in use: exp of the entropy, (n_levels, n_subspaces) float64.
 
         Args:
             codes: (n, n_parts) whose codes are counted; without them, the running usage.
+
+        Returns:
+            NumPy's, or a tensor on the device of the book (and the codes), where logarithms are the
+            device's.
         """
-        weights = self.state.usage if codes is None else self.counts(codes).astype(np.float64)
+        weights = self.state.usage if codes is None else self.counts(codes)
+        if not isinstance(weights, np.ndarray):
+            return step_device.perplexity(weights.double())
+        weights = weights.astype(np.float64)
         total = weights.sum(-1, keepdims=True)
         share = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
         logs = np.log(share, out=np.zeros_like(share), where=share > 0)
@@ -319,9 +358,20 @@ class Codebook:
 
     __copy__ = copy
 
-    def adopt(self, codewords: Floats) -> None:
+    def to(self, device: str) -> "Codebook":
+        """A copy of the book on another device, or with "cpu" on the host.
+
+        Raises:
+            BackendError: no such device, or no torch or Triton for it.
+        """
+        book = self.copy()
+        book.place = None if device == "cpu" else tensors.place_for("to", device)
+        book.state = step_device.moved(self.state, book.place)
+        return book
+
+    def adopt(self, codewords: Any) -> None:
         """Take codewords that somebody else moves, of the shape of ours; they are copied."""
-        self.state = replace(self.state, codewords=codewords.copy())
+        self.state = replace(self.state, codewords=slots.copy(codewords))
 
     def start_from(self, codewords: Any, usage: float = 1.0) -> None:
         """Forget everything and start from given codewords.
@@ -334,7 +384,7 @@ class Codebook:
             ShapeError, DtypeError: another shape, or no numbers.
             InputError: a codeword or a usage that is not finite, or a usage that is not above 0.
         """
-        words = arrays.floats("start_from", "codewords", codewords).copy()
+        words = arrays.floats("start_from", "codewords", tensors.host(codewords)).copy()
         if words.shape != self.codewords.shape:
             raise ShapeError(
                 f"start_from: codewords has shape {words.shape}, should be {self.codewords.shape}"
@@ -346,17 +396,17 @@ class Codebook:
         full = np.full(self.n_levels, self.n_codes)
         counts = np.full(words.shape[:3], float(usage))
         sums = words * np.float32(usage)
-        self.state = State(words, sums, counts, full, self.state.version + 1)
+        state = State(words, sums, counts, full, self.state.version + 1)
+        self.state = step_device.moved(state, self.place)
 
-    def learned(
-        self, op: str, vectors: Any, exchange: Exchange | None
-    ) -> tuple[Any, Floats, State]:
+    def learned(self, op: str, vectors: Any, exchange: Exchange | None) -> tuple[Any, Any, State]:
         """What `update` would learn: the codes, the codewords that they are of, the next state."""
         state, rows = self.state, self.rows(op, vectors)
         if not len(rows) and exchange is None:
             return room(rows, self.n_parts), state.codewords, state
+        run = learn if self.place is None else step_device.learn
         with _named(op):
-            return learn(state, self.rules, rows, self._rng, exchange or Alone())
+            return run(state, self.rules, rows, self._rng, exchange or Alone())
 
     def codes(self, op: str, rows: Any) -> Any:
         """As `quantize`, for rows (n, dim) of an engine's dtype; errors name op."""
@@ -372,18 +422,26 @@ class Codebook:
                 of_level = codes[:, level * self.n_subspaces : (level + 1) * self.n_subspaces]
                 of_level[:], _ = assign_level(state, rows, level)
                 if level + 1 < self.n_levels:
-                    rows = rows - ops.decode(of_level, state.codewords[level : level + 1])
+                    own = state.codewords[level : level + 1]
+                    backend = None if isinstance(own, np.ndarray) else "triton"
+                    rows = rows - ops.decode(of_level, own, backend=backend)
         return codes
 
     def rows(self, op: str, vectors: Any) -> Any:
         """Vectors as `codes` and `learned` read them, (n, dim), where they lie; errors name op."""
-        if takes(vectors):
+        if self.place is not None and not tensors.lies_on(self.place, vectors):
+            there = self.place
+            return tensors.library(op).as_tensor(self._host_rows(op, vectors), device=there)
+        if self.place is not None or takes(vectors):
             given = tensors.vectors(op, "vectors", vectors)
             given = given[None] if given.ndim == 1 else given
             if given.ndim != 2 or given.shape[1] != self.dim:
                 shape = tuple(given.shape)
                 raise ShapeError(f"{op}: vectors has shape {shape}, should be (n, {self.dim})")
             return given.float() if self.n_levels > 1 else given
+        return self._host_rows(op, vectors)
+
+    def _host_rows(self, op: str, vectors: Any) -> NDArray[Any]:
         rows, dtype = arrays.vectors(op, "vectors", vectors)
         if rows.ndim == 1:
             rows = rows[None]
@@ -394,6 +452,20 @@ class Codebook:
             rows = arrays.floats(op, "vectors", vectors).reshape(rows.shape)
         return rows
 
+    def _like(self, given: Any, result: Any) -> Any:
+        """A result in the library of what was given, where it lies."""
+        if isinstance(result, np.ndarray):
+            return arrays.like(given, result)
+        if self.place is None or tensors.lies_on(self.place, given):
+            return tensors.like(given, result)
+        return arrays.like(given, result.cpu().numpy())
+
+    def _there(self, given: Any, checked: Callable[[], NDArray[Any]]) -> Any:
+        """An array where the book's device is, from the host by way of what checks it."""
+        if tensors.lies_on(self.place, given):
+            return given
+        return tensors.library("to").as_tensor(checked(), device=self.place)
+
     def _codes(self, op: str, codes: Any) -> Ints:
         named = arrays.ints(op, "codes", codes)
         if named.ndim != 2 or named.shape[1] != self.n_parts:
@@ -402,8 +474,10 @@ class Codebook:
         return named
 
     def _compact(self, op: str, codes: Any) -> Any:
-        """Codes in the smallest dtype."""
-        if takes(codes):
+        """Codes in the smallest dtype, where the book lies if it is on a device."""
+        if self.place is not None:
+            codes = self._there(codes, lambda: self._codes(op, codes))
+        if self.place is not None or takes(codes):
             return tensors.codes(op, "codes", codes, self.code_dtype.name)
         if isinstance(codes, np.ndarray) and codes.dtype == self.code_dtype and codes.ndim == 2:
             return codes
@@ -413,8 +487,8 @@ class Codebook:
         """The canonical square of each decoded row, a few thousand rows at a time."""
         if not isinstance(codes, np.ndarray):
             words = tensors.floats_on("search", "codewords", self.state.codewords, codes.device)
-            rows = ops.decode(codes.long(), words)
-            return -ops.assign(rows, rows.new_zeros((1, self.dim)))[1]
+            rows = ops.decode(codes.long(), words, backend="triton")
+            return -ops.assign(rows, rows.new_zeros((1, self.dim)), backend="triton")[1]
         squares = np.empty(len(codes), np.float32)
         zeros = np.zeros((1, self.dim), np.float32)
         for begin in range(0, len(codes), 1 << 14):
@@ -422,12 +496,6 @@ class Codebook:
             rows = ops.decode(codes[part].astype(np.int64), self.state.codewords)
             squares[part] = -ops.assign(rows, zeros)[1]
         return squares
-
-
-def _like(given: Any, result: Any) -> Any:
-    """A result in the library of what was given, where it lies."""
-    same = arrays.like if isinstance(result, np.ndarray) else tensors.like
-    return same(given, result)
 
 
 @contextmanager

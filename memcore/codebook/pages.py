@@ -32,7 +32,7 @@ class CodePages:
         """Make an empty store; `kinds` are those of the fields, as for the page store."""
         if not book.is_seeded:
             raise InputError("Arena: codebook is empty, should be fitted or updated first")
-        self._books = [book.copy()]
+        self._books = [book.to("cpu")]
         self._metric = metric
         self._n_fields = len(kinds)
         self._n_cells = _n_cells(book)
@@ -191,7 +191,7 @@ class CodePages:
                 f"recode: book has {book.n_parts} codes of {book.n_bits} bits, "
                 f"should fit into {64 * self._n_cells} bits"
             )
-        book = book.copy()
+        book = book.to("cpu")
         ids = self._rows.ids(int(handle[0]))
         written = np.zeros((1 + self._n_cells, ids.size), np.int64)
         written[0] = len(self._books)

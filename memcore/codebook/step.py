@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import tensors
-from memcore.errors import InputError
 from memcore.ops import codebook as ops
 
 Floats = NDArray[np.float32]
@@ -15,23 +14,26 @@ Ints = NDArray[np.int64]
 
 
 class Exchange(Protocol):
-    """How ranks that train one book together put their batches together."""
+    """How ranks that train one book together put their batches together.
 
-    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
+    Arrays are NumPy's, or of a book on a device torch's.
+    """
+
+    def sum(self, array: Any) -> Any:
         """The sum of an array over all ranks."""
 
-    def gather(self, array: NDArray[Any]) -> list[NDArray[Any]]:
+    def gather(self, array: Any) -> list[Any]:
         """The arrays of all ranks, in the order of the ranks; their lengths may differ."""
 
 
 class Alone:
     """The exchange of a process that trains by itself."""
 
-    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
+    def sum(self, array: Any) -> Any:
         """The array."""
         return array
 
-    def gather(self, array: NDArray[Any]) -> list[NDArray[Any]]:
+    def gather(self, array: Any) -> list[Any]:
         """The array alone."""
         return [array]
 
@@ -39,6 +41,8 @@ class Alone:
 @dataclass(frozen=True)
 class State:
     """What a book knows. Its arrays are replaced, never written to, so that copies share them.
+
+    Of a book on a device they are torch's there, all but n_seeded.
 
     Attributes:
         codewords: (n_levels, n_subspaces, n_codes, sub_dim) float32.
@@ -48,9 +52,9 @@ class State:
         version: counts the changes of the codewords.
     """
 
-    codewords: Floats
-    sums: Floats
-    usage: NDArray[np.float64]
+    codewords: Any
+    sums: Any
+    usage: Any
     n_seeded: Ints
     version: int = 0
 
@@ -87,9 +91,22 @@ def assign_level(state: State, rows: Any, level: int) -> tuple[Any, Any]:
     codes = room(rows, n_subspaces)
     scores = codes.astype(np.float32) if isinstance(codes, np.ndarray) else codes.float()
     words = state.codewords[level, :, : max(1, int(state.n_seeded[level]))]
+    backend = None if isinstance(words, np.ndarray) else "triton"
     for s in range(n_subspaces):
-        codes[:, s], scores[:, s] = ops.assign(rows[:, columns(state, s)], words[s])
+        own = rows[:, columns(state, s)]
+        codes[:, s], scores[:, s] = ops.assign(own, words[s], backend=backend)
     return codes, scores
+
+
+def total(numbers: Any) -> Any:
+    """The sum over the first axis, halves added to halves: one order in every library."""
+    while len(numbers) > 1:
+        half = len(numbers) // 2
+        folded = numbers[:half] + numbers[half : 2 * half]
+        if len(numbers) % 2:
+            folded[0] += numbers[-1]
+        numbers = folded
+    return numbers[0]
 
 
 def learn(
@@ -109,17 +126,16 @@ def learn(
         state. Nothing given is changed.
     """
     n_levels, n_subspaces, _, _ = state.codewords.shape
-    n_all = int(exchange.sum(np.array([len(rows)]))[0])
     codes = room(rows, n_levels, n_subspaces)
     seeded = state
     words, sums = np.empty_like(state.codewords), np.empty_like(state.sums)
     usage = np.empty_like(state.usage)
     n_taken = 0
     for level in range(n_levels):
-        seeded, n_more = _seed(seeded, level, rows, n_taken, n_all, exchange)
+        seeded, n_more = _seed(seeded, level, rows, n_taken, exchange)
         n_taken += n_more
         codes[:, level], scores = assign_level(seeded, rows, level)
-        _check_sound(codes[:, level])
+        ops.check_sound(codes[:, level])
         for s in range(n_subspaces):
             part = level, s
             own = rows[:, columns(state, s)]
@@ -129,7 +145,7 @@ def learn(
             fresh, dead = _replacements(
                 rules, own, scores[:, s], usage[part][:n_seeded], rng, exchange
             )
-            mean = usage[part][:n_seeded].mean() if n_seeded else 0.0
+            mean = total(usage[part][:n_seeded]) / n_seeded if n_seeded else 0.0
             words[part][dead], usage[part][dead] = fresh, mean
             sums[part][dead] = fresh * np.float32(mean)
         if level + 1 < n_levels:
@@ -139,13 +155,14 @@ def learn(
 
 
 def _seed(
-    state: State, level: int, rows: Any, n_taken: int, n_all: int, exchange: Exchange
+    state: State, level: int, rows: Any, n_taken: int, exchange: Exchange
 ) -> tuple[State, int]:
     """Take codewords of a level that is not full from rows n_taken …; and how many rows of ours."""
     n_codes = state.codewords.shape[2]
     begin = int(state.n_seeded[level])
     if begin == n_codes:
         return state, 0
+    n_all = int(exchange.sum(np.array([len(rows)]))[0])
     mine = ops.widened(tensors.host(rows[n_taken : n_taken + n_codes - begin]))
     fresh = np.concatenate(exchange.gather(mine))[: n_codes - begin]
     end = begin + len(fresh)
@@ -181,8 +198,8 @@ def _moved(
         means = batch[used] / counts[used, None].astype(np.float32)
         out[1][used] += np.float32(rules.rate) * (means - words[used])
         return moved
-    total = moved.sum()
-    smoothed = (moved + rules.smoothing) / (total + len(moved) * rules.smoothing) * total
+    all_rows = total(moved)
+    smoothed = (moved + rules.smoothing) / (all_rows + len(moved) * rules.smoothing) * all_rows
     ops.codebook_ema(batch, sums, rules.decay, smoothed.astype(np.float32), out=out)
     return moved
 
@@ -198,7 +215,8 @@ def _replacements(
     """Rows (m, sub_dim) to put in the place of codes, and the codes, least used first."""
     dead: Ints = np.empty(0, np.int64)
     if rules.reset is not None and len(usage):
-        limit = rules.reset_threshold * (usage.mean() if rules.reset == "worst" else 1.0)
+        mean = total(usage) / len(usage) if rules.reset == "worst" else 1.0
+        limit = rules.reset_threshold * mean
         dead = np.flatnonzero(usage < limit)
         dead = dead[np.argsort(usage[dead], kind="stable")]
         if rules.reset == "worst":
@@ -227,16 +245,3 @@ def _worst(scores: Any, n: int) -> tuple[Any, Floats]:
     # A row that is its codeword would only make a second one of it.
     chosen = chosen[scores[chosen] < 0]
     return chosen, tensors.host(scores[chosen])
-
-
-def _check_sound(codes: Any) -> None:
-    """Refuse what `assign` on a device has left without a code; on the host it did so itself."""
-    if isinstance(codes, np.ndarray):
-        return
-    bad = (codes < 0).any(1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise InputError(
-            f"assign: rows row {row} is not finite or too large, "
-            "should be finite with a squared norm of at most 1e36"
-        )

@@ -2,34 +2,43 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
 
 class Ranks:
     """The exchange of a codebook that several ranks train together. All get the same bits."""
 
     def __init__(self, group: Any = None) -> None:
-        """Over a process group that reduces host tensors (gloo); None is the default group."""
+        """Over a process group; None is the default one.
+
+        It reduces tensors of the host (gloo), or for a book on a device tensors there (nccl).
+        """
         self._group = group
 
-    def sum(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The sum of an array over all ranks."""
-        total = torch.from_numpy(array.copy())
+    def sum(self, array: Any) -> Any:
+        """The sum of an array, or of a tensor where it lies, over all ranks."""
+        total = _tensor(array).clone()
         dist.all_reduce(total, group=self._group)
-        summed: NDArray[Any] = total.numpy()
-        return summed
+        return _like(array, total)
 
-    def gather(self, array: NDArray[Any]) -> list[NDArray[Any]]:
-        """The arrays of all ranks, in the order of the ranks; their lengths may differ."""
+    def gather(self, array: Any) -> list[Any]:
+        """The arrays, or tensors, of all ranks in the order of the ranks; lengths may differ."""
+        mine = _tensor(array)
         n_ranks = dist.get_world_size(self._group)
-        lengths = torch.zeros(n_ranks, dtype=torch.int64)
-        lengths[dist.get_rank(self._group)] = len(array)
+        lengths = torch.zeros(n_ranks, dtype=torch.int64, device=mine.device)
+        lengths[dist.get_rank(self._group)] = len(mine)
         dist.all_reduce(lengths, group=self._group)
-        padded = np.zeros((int(lengths.max()), *array.shape[1:]), array.dtype)
-        padded[: len(array)] = array
-        parts = [torch.from_numpy(np.empty_like(padded)) for _ in range(n_ranks)]
-        dist.all_gather(parts, torch.from_numpy(padded), group=self._group)
-        return [part.numpy()[:n] for part, n in zip(parts, lengths.tolist(), strict=True)]
+        padded = mine.new_zeros((int(lengths.max()), *mine.shape[1:]))
+        padded[: len(mine)] = mine
+        parts = [torch.empty_like(padded) for _ in range(n_ranks)]
+        dist.all_gather(parts, padded, group=self._group)
+        return [_like(array, part[:n]) for part, n in zip(parts, lengths.tolist(), strict=True)]
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    return array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
+
+
+def _like(array: Any, result: torch.Tensor) -> Any:
+    return result if isinstance(array, torch.Tensor) else result.numpy()

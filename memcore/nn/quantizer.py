@@ -10,7 +10,8 @@ from torch.nn import functional
 from memcore import tensors
 from memcore.codebook import Codebook, Exchange
 from memcore.codebook.step import State
-from memcore.errors import InputError, ShapeError
+from memcore.codebook.step_device import moved
+from memcore.errors import BackendError, InputError, ShapeError
 from memcore.nn.exchange import Ranks
 from memcore.ops.codebook import decode
 
@@ -69,9 +70,10 @@ class VectorQuantizer(torch.nn.Module):
             n_subspaces: parts of a vector.
             n_levels: levels of residuals.
             commitment: weight of the mean squared error that pulls the input to its codeword.
-            process_group: the ranks that learn together; all, if None. It must reduce host tensors
-                (gloo).
-            options: the other options of `Codebook`; rate is the optimiser's business here.
+            process_group: the ranks that learn together; all, if None. It must reduce tensors
+                where the book lies: on the host gloo does, on a GPU nccl.
+            options: the other options of `Codebook`; rate is the optimiser's business here. The
+                book lies on its device, and goes along with `to`.
         """
         super().__init__()
         if not 0 <= commitment < float("inf"):
@@ -83,7 +85,7 @@ class VectorQuantizer(torch.nn.Module):
         if self.book.rules.learn == "gradient":
             # The optimiser moves the codewords, the book does not.
             self.book.rules = replace(self.book.rules, rate=0.0)
-            self.codewords = torch.nn.Parameter(torch.from_numpy(self.book.codewords.copy()))
+            self.codewords = torch.nn.Parameter(_tensor(self.book.codewords).clone())
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: torch.Tensor) -> Quantized:
@@ -96,14 +98,17 @@ class VectorQuantizer(torch.nn.Module):
             ShapeError: another dim.
             InputError: a vector with NaN, Inf or a norm above 1e18 (on a device only in training;
                 in evaluation its codes are -1); an empty book in evaluation.
-            BackendError: a tensor on a device without Triton.
+            BackendError: a tensor on a device without Triton, or not on that of the book.
         """
-        book = self.book
+        book, place = self.book, self.book.place
+        if place is not None and x.device != place:
+            raise BackendError(f"forward: x is on {x.device}, should be on {place} as the book")
         if x.ndim < 1 or x.shape[-1] != book.dim:
             raise ShapeError(f"forward: x has shape {tuple(x.shape)}, should be (…, {book.dim})")
         flat = x.reshape(-1, book.dim)
         if self.codewords is not None:
-            book.adopt(tensors.host(self.codewords))
+            words = self.codewords.detach().float()
+            book.adopt(words if place is not None else tensors.host(words))
         if self.training:
             codes, words, state = book.learned("forward", flat, self._exchange())
         else:
@@ -111,17 +116,18 @@ class VectorQuantizer(torch.nn.Module):
             words, state = book.codewords, book.state
         named = torch.as_tensor(codes)
         if self.codewords is None:
-            quantized = torch.as_tensor(decode(codes, words)).to(x.dtype)
+            backend = None if place is None else "triton"
+            quantized = torch.as_tensor(decode(codes, words, backend=backend)).to(x.dtype)
             loss = self.commitment * functional.mse_loss(flat, quantized)
         else:
             with torch.no_grad():
-                self.codewords.copy_(torch.from_numpy(words))
+                self.codewords.copy_(_tensor(words))
             quantized = self._decoded(self.codewords, named).to(x.dtype)
             loss = functional.mse_loss(quantized, flat.detach())
             loss = loss + self.commitment * functional.mse_loss(flat, quantized.detach())
             with torch.no_grad():
                 # What was reset; the backward of taking rows reads no values.
-                self.codewords.copy_(torch.from_numpy(state.codewords))
+                self.codewords.copy_(_tensor(state.codewords))
         book.state = state
         values = (flat + (quantized - flat).detach()).reshape(x.shape)
         return Quantized(values, named.reshape(*x.shape[:-1], book.n_parts), loss)
@@ -131,8 +137,8 @@ class VectorQuantizer(torch.nn.Module):
         knows = asdict(self.book.state)
         version = knows.pop("version")
         # Of their own: the book's are shared, and a tensor can be written to.
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in knows.items()}
-        return {**tensors, "version": version}
+        copies = {name: _tensor(array).cpu().clone() for name, array in knows.items()}
+        return {**copies, "version": version}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Put back what `get_extra_state` gave."""
@@ -142,7 +148,16 @@ class VectorQuantizer(torch.nn.Module):
                 f"load_state_dict: codewords has shape {knows['codewords'].shape}, "
                 f"should be {self.book.codewords.shape}"
             )
-        self.book.state = State(**knows)
+        self.book.state = moved(State(**knows), self.book.place)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "VectorQuantizer":
+        super()._apply(fn, recurse)
+        # Where the layer's tensors go, the book goes.
+        before = self.book.place or torch.device("cpu")
+        after = fn(torch.empty(0, device=before)).device
+        if after != before and after.type in ("cpu", "cuda"):
+            self.book = self.book.to(str(after))
+        return self
 
     def _exchange(self) -> Exchange | None:
         if not (dist.is_available() and dist.is_initialized()):
@@ -161,3 +176,7 @@ class VectorQuantizer(torch.nn.Module):
         book = self.book
         shape = f"{book.n_codes}, {book.dim}, {book.n_subspaces}, {book.n_levels}"
         return f"{shape}, commitment={self.commitment}"
+
+
+def _tensor(array: Any) -> torch.Tensor:
+    return array if isinstance(array, torch.Tensor) else torch.from_numpy(array)

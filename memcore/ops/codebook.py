@@ -253,6 +253,22 @@ def check_codes(op: str, codes: NDArray[Any], n_codes: int) -> None:
         )
 
 
+def check_sound(codes: Any) -> None:
+    """Refuse rows that `assign` on a device has left without a code; this waits for it.
+
+    On the host it did so itself.
+    """
+    if isinstance(codes, np.ndarray):
+        return
+    bad = (codes < 0).any(1)
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        raise InputError(
+            f"assign: rows row {row} is not finite or too large, "
+            "should be finite with a squared norm of at most 1e36"
+        )
+
+
 def widened(rows: NDArray[Any]) -> Floats:
     """Rows of an engine's dtype (uint16 is bfloat16) as contiguous float32."""
     if rows.dtype == np.uint16:

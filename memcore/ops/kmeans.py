@@ -65,9 +65,8 @@ def seeds(rows: NDArray[Any], n_codes: int, rng: "np.random.Generator") -> Float
     Returns:
         (n_codes, dim) float32, all distinct as long as there are distinct rows.
     """
-    n_looked_at = max(_SEEN_AT_LEAST, _SEEN_PER_CODE * n_codes)
-    if len(rows) > n_looked_at:
-        rows = rows[np.sort(rng.choice(len(rows), n_looked_at, replace=False))]
+    seen = looked_at(len(rows), n_codes, rng)
+    rows = rows if seen is None else rows[seen]
     chosen: list[int] = []
     fresh = [int(rng.integers(len(rows)))]
     nearest = np.full(len(rows), np.inf)
@@ -86,6 +85,12 @@ def seeds(rows: NDArray[Any], n_codes: int, rng: "np.random.Generator") -> Float
         points = rng.random(min(max(1, len(chosen) // 2), n_missing)) * total[-1]
         draws = np.minimum(np.searchsorted(total, points, side="right"), len(rows) - 1)
         fresh = _kept(widened(rows[draws]), draws, nearest[draws], rng)
+
+
+def looked_at(n_rows: int, n_codes: int, rng: "np.random.Generator") -> Ints | None:
+    """Which of the rows seeding looks at, rising; None for all."""
+    n_most = max(_SEEN_AT_LEAST, _SEEN_PER_CODE * n_codes)
+    return np.sort(rng.choice(n_rows, n_most, replace=False)) if n_rows > n_most else None
 
 
 def _kept(

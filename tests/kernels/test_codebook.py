@@ -1,5 +1,7 @@
 """The kernels of codebooks against the definition, by equality: interpreted, or on a GPU."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -206,6 +208,146 @@ def test_what_they_refuse(rng):
         ops.assign(rows.requires_grad_(), words, backend="triton")
 
 
+def assert_same_book(theirs, ours):
+    """A book on the device knows what one on the host does, to the bit."""
+    for name in ("codewords", "sums", "usage"):
+        found, expected = getattr(theirs.state, name), getattr(ours.state, name)
+        assert found.device.type == DEVICE
+        np.testing.assert_array_equal(found.cpu().numpy(), expected)
+    np.testing.assert_array_equal(theirs.state.n_seeded, ours.state.n_seeded)
+    assert theirs.version == ours.version
+
+
+@pytest.mark.parametrize(
+    ("n_subspaces", "n_levels", "options"),
+    [
+        (1, 1, {}),
+        (2, 2, {"decay": 0.7, "reset_threshold": 0.5, "reset_quota": 3}),
+        (2, 1, {"reset": "mbc", "reset_threshold": 0.3}),
+        (1, 2, {"learn": "gradient", "decay": 0.5}),
+        (3, 1, {"reset": None}),
+    ],
+)
+def test_a_book_on_a_device_is_the_one_of_the_host(n_subspaces, n_levels, options, rng):
+    dim = 4 * n_subspaces
+    ours, theirs = (
+        memcore.Codebook(13, dim, n_subspaces, n_levels, device=device, **options)
+        for device in ("cpu", "cuda")
+    )
+    # The first batches do not fill the book; then the distribution moves, so that codes die.
+    for i, n in enumerate((8, 20, 16, 5)):
+        batch = normal(rng, n, dim) + np.float32(4 * i)
+        batch[::4] = batch[0]
+        codes = ours.update(batch)
+        found = theirs.update(tensor(batch))
+        assert found.device.type == DEVICE
+        np.testing.assert_array_equal(found.cpu().numpy(), codes)
+        assert_same_book(theirs, ours)
+    assert theirs.perplexity().shape == (n_levels, n_subspaces)
+
+
+class Twins:
+    """The exchange of two ranks that have the same batch."""
+
+    def sum(self, array):
+        return array + array
+
+    def gather(self, array):
+        return [array, array]
+
+
+@pytest.mark.parametrize("reset", ["worst", "mbc"])
+def test_ranks_learn_on_a_device_as_on_the_host(reset, rng):
+    options = {"reset": reset, "reset_threshold": 0.4, "reset_quota": 3}
+    ours, theirs = (memcore.Codebook(7, 3, device=each, **options) for each in ("cpu", "cuda"))
+    for i in range(3):
+        batch = normal(rng, 5, 3) + np.float32(5 * i)
+        ours.update(batch, exchange=Twins())
+        theirs.update(tensor(batch), exchange=Twins())
+        assert_same_book(theirs, ours)
+
+
+def test_a_book_on_a_device_reads_what_the_host_reads(rng):
+    ours = memcore.Codebook(9, 8, 2, 2)
+    rows = normal(rng, 60, 8)
+    ours.update(rows)
+    theirs = ours.to("cuda")
+    codes = ours.quantize(rows)
+    found = theirs.quantize(tensor(rows))
+    np.testing.assert_array_equal(found.cpu().numpy(), codes)
+    np.testing.assert_array_equal(theirs.quantize(rows[3]), codes[3:4])
+    near = ours.dequantize(codes)
+    np.testing.assert_array_equal(theirs.dequantize(found).cpu().numpy(), near)
+    np.testing.assert_array_equal(theirs.dequantize(codes), near)
+    for metric in ("dot", "l2"):
+        expected = ours.search(rows[:2], codes, 3, metric=metric)
+        assert_hits(host(theirs.search(tensor(rows[:2]), found, 3, metric=metric)), expected)
+        assert_hits(theirs.search(rows[:2], codes, 3, metric=metric), expected)
+    np.testing.assert_array_equal(theirs.counts(found).cpu().numpy(), ours.counts(codes))
+    for given in ((None, None), (codes, found)):
+        perplexity = theirs.perplexity(given[1]).cpu().numpy()
+        np.testing.assert_allclose(perplexity, ours.perplexity(given[0]), rtol=1e-12)
+    assert not memcore.Codebook(4, 2, device="cuda").perplexity().any()
+    copies = [theirs.copy(), pickle.loads(pickle.dumps(theirs)), ours.to("cuda")]
+    expected = ours.update(rows[:5])
+    for each in copies:
+        # From the host, and back.
+        np.testing.assert_array_equal(each.update(rows[:5]), expected)
+        assert_same_book(each, ours)
+    assert theirs.version < ours.version
+    np.testing.assert_array_equal(copies[0].to("cpu").codewords, ours.codewords)
+    bank = memcore.Bank(codebook=theirs)
+    bank.add(rows[:5])
+    np.testing.assert_array_equal(bank.get([2]).vectors, near[2:3])
+    for book in (ours, copies[0]):
+        book.start_from(near[: 9 * 4].reshape(2, 2, 9, -1)[..., :4], usage=2.0)
+    assert_same_book(copies[0], ours)
+
+
+@pytest.mark.parametrize(("n_codes", "n_distinct", "n_levels"), [(4, 40, 2), (7, 5, 1)])
+def test_a_book_is_fitted_on_a_device(n_codes, n_distinct, n_levels, monkeypatch, rng):
+    from memcore.ops import kmeans
+
+    monkeypatch.setattr(kmeans, "_SEEN_AT_LEAST", 30)
+    rows = np.tile(normal(rng, n_distinct, 3), (40 // n_distinct, 1))
+    books = [memcore.Codebook(n_codes, 3, 1, n_levels, device=each) for each in ("cpu", "cuda")]
+    books[0].fit(rows, seed=4, n_iterations=4)
+    books[1].fit(tensor(rows), seed=4, n_iterations=4)
+    assert_same_book(books[1], books[0])
+    before = books[1].state
+    rows[2, 1] = np.inf
+    with pytest.raises(InputError, match="fit: vectors row 2 is not finite"):
+        books[1].fit(tensor(rows))
+    assert books[1].state is before
+
+
+def test_an_update_on_a_device_brings_nothing_to_the_host(monkeypatch, rng):
+    book, rows = memcore.Codebook(4, 3, device="cuda"), normal(rng, 20, 3)
+    rows[5, 1] = np.nan
+    with pytest.raises(InputError, match="update: vectors row 5 is not finite"):
+        book.update(tensor(rows))
+    assert not book.is_seeded
+    sound = np.delete(rows, 5, axis=0)
+    book.update(tensor(sound))
+    other = book.to("cpu")
+
+    def never(*given):
+        raise AssertionError("the device is waited for")
+
+    monkeypatch.setattr(memcore.tensors, "host", never)
+    monkeypatch.setattr(ops, "check_sound", never)
+    for _ in range(3):
+        codes = book.update(tensor(rows))
+    monkeypatch.undo()
+    # What is not finite teaches nothing.
+    assert codes[5].tolist() == [-1]
+    for _ in range(3):
+        other.update(sound)
+    assert_same_book(book, other)
+    with pytest.raises(ShapeError, match=r"update: vectors has shape \(19, 2\), should be"):
+        book.update(tensor(sound[:, :2]))
+
+
 @pytest.fixture
 def device(monkeypatch):
     """Tensors count as on a device, wherever they lie: verbs have no word for the engine."""
@@ -278,3 +420,29 @@ def test_the_layer_runs_on_a_device(learn, device, monkeypatch, rng):
         for ours, theirs in zip(*results, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
         assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("learn", ["ema", "gradient"])
+def test_a_layer_has_its_book_on_the_device(learn, rng):
+    from memcore.nn import VectorQuantizer
+
+    here, there = (VectorQuantizer(8, 4, learn=learn, device=each) for each in ("cpu", "cuda"))
+    there.to(DEVICE)
+    rows = normal(rng, 24, 4)
+    for is_training in (True, True, False):
+        results = []
+        for layer, x in ((here, torch.from_numpy(rows)), (there, tensor(rows))):
+            layer.train(is_training)
+            x.requires_grad_()
+            values, codes, loss = layer(x)
+            (values.square().sum() + loss).backward()
+            results.append([each.detach().cpu() for each in (values, codes, loss, x.grad)])
+        for ours, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+        assert_same_book(there.book, here.book)
+    knows = there.state_dict()
+    again = VectorQuantizer(8, 4, learn=learn, device="cuda")
+    again.load_state_dict(knows)
+    assert_same_book(again.book, here.book)
+    with pytest.raises(memcore.BackendError, match="forward: x is on meta, should be on"):
+        there(torch.empty(3, 4, device="meta"))
