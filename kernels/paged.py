@@ -16,7 +16,10 @@ from .where import is_among, meets, number
 
 @triton.jit
 def bank_of(root_ptr, handle):
-    """The rows of a bank, its table and the directory of pages; no rows where there is no bank."""
+    """The rows of a bank, its table and the directory of pages; no rows where there is no bank.
+
+    Of one handle, or of several.
+    """
     heads = tl.load(root_ptr).to(tl.pointer_type(tl.int64))
     n_banks = tl.load(root_ptr + 1)
     tables = tl.load(root_ptr + 2).to(tl.pointer_type(tl.int32))
@@ -30,6 +33,12 @@ def bank_of(root_ptr, handle):
 
 
 @triton.jit
+def page_of(table, directory, row, is_row):
+    """The addresses of the pages of rows (N,) of one bank."""
+    return tl.load(directory + tl.load(table + row // LANES, mask=is_row, other=0), mask=is_row)
+
+
+@triton.jit
 def score_rows(
     root_ptr,
     queries_ptr,
@@ -38,10 +47,9 @@ def score_rows(
     query,
     is_query,
     query_norm,
-    table,
-    directory,
-    first,
-    end,
+    page,
+    lane,
+    is_row,
     kinds_ptr,
     steps_ptr,
     constants_ptr,
@@ -60,12 +68,7 @@ def score_rows(
     Q: tl.constexpr,
     N: tl.constexpr,
 ):
-    """The final scores of queries (Q,) and N rows of a bank as keys (Q, N), and their ids (N,)."""
-    row = first + tl.arange(0, N)
-    is_row = row < end
-    lane = row % LANES
-    number_of_page = tl.load(table + row // LANES, mask=is_row, other=0)
-    page = tl.load(directory + number_of_page, mask=is_row, other=0)
+    """The final scores of queries (Q,) and rows (N,) as keys (Q, N), and the rows' ids (N,)."""
     id = tl.load(ids_of(root_ptr, page, lane, ids_at), mask=is_row, other=-1)
     if index_ptr is not None:
         program = tl.load(index_ptr + tl.program_id(0) * Q)
@@ -162,58 +165,69 @@ def paged_kernel(
     Q: tl.constexpr,
     N: tl.constexpr,
     K: tl.constexpr,
+    ARE_FORKS: tl.constexpr = False,
 ):
     """Search Q queries in one split of their bank; parts (n_queries, n_splits, K) hold the best.
 
-    Where Q is more than 1, all queries have one handle and one condition.
+    Where Q is more than 1, all queries have one condition, and one handle, unless ARE_FORKS: then
+    each has its own, and a page that lies at one place of several of their banks is loaded once.
     """
     query = tl.program_id(0).to(tl.int64) * Q + tl.arange(0, Q)
     split = tl.program_id(1)
     is_query = query < n_queries
-    handle = tl.load(handles_ptr + tl.program_id(0).to(tl.int64) * Q * handle_stride)
-    end, table, directory = bank_of(root_ptr, handle)
+    if ARE_FORKS:
+        handle = tl.load(handles_ptr + query * handle_stride, mask=is_query, other=-1)
+        ends, tables, directory = bank_of(root_ptr, handle)
+        end = tl.max(ends, 0)
+    else:
+        handle = tl.load(handles_ptr + tl.program_id(0).to(tl.int64) * Q * handle_stride)
+        end, table, directory = bank_of(root_ptr, handle)
     share = tl.cdiv(tl.cdiv(end, n_splits), N) * N
     begin = split * share
     end = tl.minimum(end, begin + share)
 
     square = tl.load(query_squares_ptr + query, mask=is_query, other=0)
     norm = tl.sqrt_rn(square)
+    # False for NaN: a query that may not be asked finds nothing.
+    is_query = is_query & (square <= 1e36)
     best = tl.full((Q, K), NOTHING, tl.int32)
     best_ids = tl.full((Q, K), -1, tl.int64)
     for first in range(begin, end, N):
-        key, id = score_rows(
-            root_ptr,
-            queries_ptr,
-            query_row_stride,
-            query_stride,
-            query,
-            # False for NaN: a query that may not be asked finds nothing.
-            is_query & (square <= 1e36),
-            norm,
-            table,
-            directory,
-            first,
-            end,
-            kinds_ptr,
-            steps_ptr,
-            constants_ptr,
-            ends_ptr,
-            index_ptr,
-            candidates_ptr,
-            n_candidates,
-            scale,
-            bias,
-            low,
-            high,
-            dim,
-            ids_at,
-            METRIC,
-            ITEM,
-            Q,
-            N,
-        )
-        best, best_ids = keep_best(best, best_ids, key, id, Q, N, K)
+        row = first + tl.arange(0, N)
+        lane = row % LANES
+        if ARE_FORKS:
+            mine = (row[None, :] < ends[:, None]) & is_query[:, None]
+            named = tl.load(tables[:, None] + (row // LANES)[None, :], mask=mine, other=-1)
+            n_left = tl.sum(mine.to(tl.int32), 1)
+            while tl.max(n_left, 0) > 0:
+                # The pages of the longest bank that is left, for all whose rows here are in them.
+                is_first = tl.arange(0, Q) == tl.argmax(n_left, 0)
+                number = tl.max(tl.where(is_first[:, None], named, -1), 0)
+                differs = mine & (named != number[None, :])
+                is_asked = (n_left > 0) & (tl.max(differs.to(tl.int32), 1) == 0)
+                n_left = tl.where(is_asked, 0, n_left)
+                is_row = number >= 0
+                page = tl.load(directory + number, mask=is_row, other=0)
+                key, id = score_rows(
+                    root_ptr, queries_ptr, query_row_stride, query_stride, query, is_asked, norm,
+                    page, lane, is_row, kinds_ptr, steps_ptr, constants_ptr, ends_ptr, index_ptr,
+                    candidates_ptr, n_candidates, scale, bias, low, high, dim, ids_at, METRIC,
+                    ITEM, Q, N,
+                )  # fmt: skip
+                key = tl.where(mine, key, NOTHING)
+                best, best_ids = keep_best(best, best_ids, key, id, Q, N, K)
+        else:
+            is_row = row < end
+            page = page_of(table, directory, row, is_row)
+            key, id = score_rows(
+                root_ptr, queries_ptr, query_row_stride, query_stride, query, is_query, norm,
+                page, lane, is_row, kinds_ptr, steps_ptr, constants_ptr, ends_ptr, index_ptr,
+                candidates_ptr, n_candidates, scale, bias, low, high, dim, ids_at, METRIC,
+                ITEM, Q, N,
+            )  # fmt: skip
+            best, best_ids = keep_best(best, best_ids, key, id, Q, N, K)
     out = (query[:, None] * n_splits + split) * K + tl.arange(0, K)[None, :]
+    is_query = query < n_queries
     tl.store(parts_ptr + out, best, mask=is_query[:, None])
     tl.store(part_ids_ptr + out, best_ids, mask=is_query[:, None])
 
@@ -253,6 +267,8 @@ def paged_pairs_kernel(
     end, table, directory = bank_of(root_ptr, handle)
     square = tl.load(query_squares_ptr + query)
     first = tl.program_id(1).to(tl.int64) * N
+    row = first + tl.arange(0, N)
+    is_row = row < end
     key, id = score_rows(
         root_ptr,
         queries_ptr,
@@ -261,10 +277,9 @@ def paged_pairs_kernel(
         query,
         square <= 1e36,
         tl.sqrt_rn(square),
-        table,
-        directory,
-        first,
-        end,
+        page_of(table, directory, row, is_row),
+        row % LANES,
+        is_row,
         kinds_ptr,
         steps_ptr,
         constants_ptr,
@@ -283,8 +298,7 @@ def paged_pairs_kernel(
         1,
         N,
     )
-    column = first + tl.arange(0, N)
-    out = query[:, None] * n_columns + column[None, :]
-    inside = (column < n_columns)[None, :]
+    out = query[:, None] * n_columns + row[None, :]
+    inside = (row < n_columns)[None, :]
     tl.store(pairs_ptr + out, key, mask=inside)
     tl.store(pair_ids_ptr + out, id[None, :], mask=inside)

@@ -66,6 +66,7 @@ def search_pages(
     limits: Limits,
     scores: torch.Tensor,
     ids: torch.Tensor,
+    are_forks: bool = False,
 ) -> None:
     """Write the hits of each query in its bank into scores and ids (n_queries, width).
 
@@ -83,6 +84,7 @@ def search_pages(
         limits: what narrows or weighs the search.
         scores: float32.
         ids: int64.
+        are_forks: banks of queries that follow each other share most of their pages.
     """
     n_queries, width = scores.shape
     if not scores.numel():
@@ -100,8 +102,9 @@ def search_pages(
         return
     is_one = len(handles) == 1 and n_queries > 1
     conditions = limits.conditions
-    shares = is_one and limits.candidates is None and (conditions is None or conditions.is_shared)
-    n_at_once = 4 if shares else 1
+    is_alike = limits.candidates is None and (conditions is None or conditions.is_shared)
+    are_forks = are_forks and is_alike and not is_one and n_queries > 1
+    n_at_once = 4 if are_forks or (is_one and is_alike) else 1
     kept = max(16, triton.next_power_of_2(width))
     n_tiles = triton.cdiv(n_queries, n_at_once)
     n_splits = splits(n_tiles, longest, kept)
@@ -127,6 +130,7 @@ def search_pages(
         Q=n_at_once,
         N=32 if n_at_once > 1 else 64,
         K=kept,
+        ARE_FORKS=are_forks,
         enable_fp_fusion=False,
     )
     merge(parts, part_ids, None, widths, scores, ids)

@@ -200,6 +200,7 @@ class DevicePages:
                 self.metric,
                 kernels.Limits(conditions, candidates, scale, bias, low, high),
                 *hits,
+                mirror.are_forks,
             )
             if on_host:
                 *found, is_sound = mirror.fetched(*hits, (lengths <= MAX_SQUARE).all())

@@ -112,6 +112,7 @@ class Mirror:
         empty = {"dtype": self._torch.int64, "device": self.device}
         self._chunks: list[Any] = []
         self._handles: dict[int, Any] = {}
+        self._n_entries = 0
         self._there = {
             "heads": self._torch.zeros((64, 3), **empty),
             "tables": self._torch.zeros(64, dtype=self._torch.int32, device=self.device),
@@ -129,6 +130,12 @@ class Mirror:
         """Run alone. No garbage is collected meanwhile: its destructors may want other locks."""
         with _no_collection(), self._lock, self.turns.place():
             yield
+
+    @property
+    def are_forks(self) -> bool:
+        """Whether banks share pages, on average with more than one other."""
+        n_used = int(self._pages.n_pages) - int(self._pages.n_free_pages)
+        return self._n_entries > 2 * n_used
 
     def check_writable(self, op: str) -> None:
         """Raise an error while a CUDA graph is captured: what is written could not be copied."""
@@ -346,12 +353,18 @@ class Mirror:
         n = int(index.max()) + 1
         self._heads, self._cold = _grown(self._heads, n), _grown(self._cold, n)
         self._named = _grown(self._named, n)
+        n_before = self._n_pages_of(index)
         self._heads[index] = banks[:, 1:]
+        self._n_entries += self._n_pages_of(index) - n_before
         self._cold[index] = False
         self.longest = max(self.longest, int(banks[:, 2].max()))
         if self.is_limited:
             alive = banks[banks[:, 1] > 0]
             self._judge(alive[:, 1] << 32 | alive[:, 0])
+
+    def _n_pages_of(self, index: Ints) -> int:
+        """Entries in the tables of banks."""
+        return int((-(-self._heads[index, 1] // self._pages.page_rows)).sum())
 
     def _judge(self, handles: Ints) -> None:
         """See which of these live banks are cold, and have the device told."""

@@ -59,6 +59,48 @@ def test_forks_and_deletes_and_empty_banks(metric, dtype, rng):
     both.search(queries, 0, "numpy")
 
 
+@pytest.mark.parametrize(("metric", "options"), [("cosine", {}), ("l2", {"where": {"t": 1}})])
+def test_forks_that_share_most_of_their_pages(metric, options, rng, monkeypatch):
+    rows, queries = normal(rng, 60, 20), normal(rng, 10, 20)
+    cpu, device = (
+        memcore.Arena(20, metric=metric, fields={"t": "int64"}, **each)
+        for each in ({}, {"device": "cuda"})
+    )
+    for arena in (cpu, device):
+        parents = arena.new(2)
+        arena.add(np.repeat(parents, [40, 20]), rows, fields={"t": [1, 1, 2] * 20})
+        forks = arena.fork(parents, 5)
+    banks = forks.reshape(-1)
+    assert device._store.mirror.are_forks
+    scored = []
+    if DEVICE == "cpu":
+        paged = memcore.kernels.search_pages.__globals__["paged"]
+        score = paged.score_rows
+        counted = lambda *given: scored.append(0) or score(*given)  # noqa: E731
+        monkeypatch.setattr(paged, "score_rows", counted)
+    found = host(device.search(tensor(banks[:4]), tensor(queries[:4]), 4, **options))
+    assert_hits(found, cpu.search(banks[:4], queries[:4], 4, **options))
+    # Forty rows are read once for four banks.
+    assert DEVICE == "cuda" or len(scored) == 2
+
+    for arena in (cpu, device):
+        # Changed, longer, shorter, and empty.
+        arena.update(forks[0, 1], [3, 33], queries[:2])
+        arena.add(np.repeat(forks[1, :2], 20), rows[:40], fields={"t": [1] * 40})
+        arena.delete(forks[0, 3], np.arange(15, 40))
+        arena.delete(forks[1, 3], np.arange(20))
+    queries[2, 2] = np.nan
+    sound = np.arange(10) != 2
+    found = host(device.search(tensor(banks), tensor(queries), 4, **options))
+    expected = cpu.search(banks[sound], queries[sound], 4, **options)
+    assert_hits(tuple(each[sound] for each in found), expected)
+    assert (found[1][2] == -1).all()
+    # Siblings far from each other, and banks of both parents in turn.
+    order = rng.permutation(np.flatnonzero(sound))
+    expected = cpu.search(banks[order], queries[order], 4, **options)
+    assert_hits(device.search(banks[order], queries[order], 4, **options), expected)
+
+
 @pytest.mark.parametrize(
     "where",
     [

@@ -41,6 +41,16 @@ def _variants() -> dict[str, Variant]:
                 divides=metric == "cosine",
                 **canonical,
             )
+    for metric in ("dot", "cosine"):
+        found[f"paged search of forks {metric} 4 x 32"] = Variant(
+            "paged.paged_kernel",
+            _KEPT,
+            {"METRIC": metric, "ITEM": tl.float32, "Q": 4, "N": 32, "K": 16, "ARE_FORKS": True},
+            options,
+            128,
+            divides=metric == "cosine",
+            **canonical,
+        )
     narrow = {"METRIC": "dot", "ITEM": tl.bfloat16, "Q": 1, "N": 64}
     found["paged search, filtered, of bfloat16"] = Variant(
         "paged.paged_kernel", {**_KEPT, **_FILTER}, {**narrow, "K": 32}, options, 128, **canonical
