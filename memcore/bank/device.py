@@ -173,7 +173,9 @@ class DevicePages:
                 f"search: k is {scores.shape[1]} while a CUDA graph is captured, "
                 f"should be at most {_MOST_CAPTURED}"
             )
+        are_forks = mirror.are_forks
         if isinstance(handles, np.ndarray):
+            are_forks = are_forks or _repeat(handles)
             handles = mirror.handles(handles)
         kernels, hits = mirror.kernels, (scores, ids)
         on_host = isinstance(scores, np.ndarray)
@@ -200,7 +202,7 @@ class DevicePages:
                 self.metric,
                 kernels.Limits(conditions, candidates, scale, bias, low, high),
                 *hits,
-                mirror.are_forks,
+                are_forks,
             )
             if on_host:
                 *found, is_sound = mirror.fetched(*hits, (lengths <= MAX_SQUARE).all())
@@ -258,6 +260,11 @@ class DevicePages:
         is_shared = len(programs) == 1 and not index.any()
         sent = map(self.mirror.sent, (steps, constants, ends, index))
         return self.mirror.kernels.Conditions(*sent, is_shared)
+
+
+def _repeat(handles: Ints) -> bool:
+    """Whether most banks are asked by the query before as well: they share all pages."""
+    return 2 * int(np.count_nonzero(handles[1:] == handles[:-1])) >= max(2, len(handles))
 
 
 def _depth(programs: list[tuple[Ints, Ints]]) -> int:

@@ -95,6 +95,15 @@ def test_forks_that_share_most_of_their_pages(metric, options, rng, monkeypatch)
     expected = cpu.search(banks[sound], queries[sound], 4, **options)
     assert_hits(tuple(each[sound] for each in found), expected)
     assert (found[1][2] == -1).all()
+    # Two banks without forks, asked by several.
+    alone, on_cpu = memcore.Arena(20, device="cuda"), memcore.Arena(20)
+    for arena in (alone, on_cpu):
+        pair = np.repeat(arena.new(2), 4)
+        arena.add(np.repeat(pair[[0, 4]], 30), rows)
+    scored.clear()
+    found = alone.search(pair, queries[sound][:8], 2)
+    assert DEVICE == "cuda" or len(scored) == 2
+    assert_hits(found, on_cpu.search(pair, queries[sound][:8], 2))
     # Siblings far from each other, and banks of both parents in turn.
     order = rng.permutation(np.flatnonzero(sound))
     expected = cpu.search(banks[order], queries[order], 4, **options)
