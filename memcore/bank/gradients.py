@@ -50,7 +50,7 @@ def search(store: Store, banks: Any, queries: Any, k: Any, where: Any, limits: L
 def moment(store: Store, op: str, banks: Any, queries: Any) -> Iterator[Any]:
     """Handles of these banks as they are now, for as long as this lasts."""
     if store.mirror is not None and store.mirror.has(queries):
-        with store.mirror.section():
+        with store.tables.held(), store.mirror.section():
             yield banks
         return
     with store.frozen(op, shapes.handles(op, banks)) as frozen:

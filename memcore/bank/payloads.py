@@ -8,7 +8,8 @@ banks, fields and conditions are not.
 import itertools
 import os
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from threading import RLock
 from typing import Any, Protocol, TypeVar
@@ -142,11 +143,17 @@ class Tables:
 
     def hold(self, call: Callable[[], T]) -> T:
         """Run a call that moves numbers into rows or out of them; then let go of the rest."""
+        with self.held():
+            return call()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """As `hold`, for a block. Who wants the lock of a mirror too takes this one first."""
         try:
             with self._lock:
                 self._n_held += 1
                 try:
-                    return call()
+                    yield
                 finally:
                     self._n_held -= 1
         finally:

@@ -46,7 +46,7 @@ def get(store: Store, banks: Any, ids: Any, missing: str) -> Rows:
     if is_there:
         # Vectors and fields of one moment: those that are on the device do not leave it.
         mirror: Any = store.mirror
-        with mirror.section():
+        with store.tables.held(), mirror.section():
             found, values, payloads = read()
             wanted = tensors.ints("get", "ids", ids).reshape(-1, 1)
             rows = device_reads.read(store, "get", flat, wanted, store.dtype)[0]

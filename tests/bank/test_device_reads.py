@@ -115,6 +115,36 @@ def test_attend_reads_what_the_cpu_reads(metric, budget, rng):
         device.attend(both.banks, tensor(queries), 2, beta=1.0, values=tensor(np.ones(3)))
 
 
+def test_locks_are_taken_in_one_order(rng, monkeypatch):
+    arena = Both(rng).arenas[1]
+    store = arena._store
+    tables, held = store.tables._lock, store.mirror._lock
+
+    class Ordered:
+        """The lock of the tables, which nobody may want who has the mirror's alone."""
+
+        def __enter__(self):
+            assert tables._is_owned() or not held._is_owned()
+            tables.acquire()
+
+        def __exit__(self, *_):
+            tables.release()
+
+    monkeypatch.setattr(store.tables, "_lock", Ordered())
+    bank, queries = arena.new(1), tensor(normal(rng, 2, 20))
+    rows = {"fields": {"who": ["ana", "eve"]}, "payloads": ["a", "b"]}
+    ids = tensor(arena.add(bank, queries.cpu().numpy(), **rows))
+    condition = {"where": {"who": "eve"}}
+    assert arena.search(bank, queries, 1, **condition).ids.tolist() == [[1], [1]]
+    assert arena.attend(bank, queries, 1, beta=1.0, **condition).shape == (2, 20)
+    asked = queries.clone().requires_grad_()
+    assert arena.search(bank, asked, 1, **condition).scores.requires_grad
+    assert arena.get(bank, ids).payloads == ["a", "b"]
+    arena.update(bank, ids, payloads=["c", None])
+    arena.delete(bank, ids)
+    arena.drop(bank)
+
+
 def test_attend_of_payloads(rng):
     arena = memcore.Arena(6, device="cuda")
     banks, rows, payloads = arena.new(2), normal(rng, 8, 6), normal(rng, 8, 2, 3)
