@@ -35,14 +35,19 @@ int64_t within_words(const uint64_t* query, const uint64_t* codes, int64_t n, in
     for (int64_t w = 0; w < stride; ++w) {
       __builtin_prefetch(reinterpret_cast<const char*>(codes + i * stride + 8 * w) + kAhead);
     }
-    // Not negative as long as every code is too far.
-    int64_t any = 0;
+    if constexpr (kWords == 1) {
+      if (!any_within(query[0], codes + i, limit)) [[likely]]
+        continue;
+    } else {
+      // Not negative as long as every code is too far.
+      int64_t any = 0;
 #pragma GCC unroll 8
-    for (int64_t j = 0; j < kStep; ++j) {
-      any |= distance_of<kWords>(query, codes + (i + j) * stride, n_words) + past;
+      for (int64_t j = 0; j < kStep; ++j) {
+        any |= distance_of<kWords>(query, codes + (i + j) * stride, n_words) + past;
+      }
+      if (any >= 0) [[likely]]
+        continue;
     }
-    if (any >= 0) [[likely]]
-      continue;
     for (int64_t j = i; j < i + kStep; ++j) {
       if (distance_of<kWords>(query, codes + j * stride, n_words) <= limit) {
         out[n_out++] = static_cast<int32_t>(j);
