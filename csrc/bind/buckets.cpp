@@ -1,5 +1,8 @@
 #include "buckets.h"
 
+#include <algorithm>
+#include <tuple>
+
 #include "arguments.h"
 #include "float_env.h"
 #include "hamming.h"
@@ -145,16 +148,40 @@ int64_t bind_lists_remove(py::array& keys, py::array& links, py::array& heads, i
   return lists_remove(lists, n_rows, named, n);
 }
 
-py::tuple bind_lists_find(const py::array& keys, const py::array& links, const py::array& heads,
-                          int64_t n_rows, const py::array& probes, int64_t min_hits) {
-  const RowLists lists = lists_of("lists_find", keys, links, heads);
-  const ProbesView asked = probes_view("lists_find", probes, lists.n_keys - 1);
-  MEMCORE_CHECK(n_rows >= 0 && n_rows <= keys.shape(0), kShape,
-                "lists_find: n_rows is beyond keys");
+py::array_t<int64_t> bind_lists_find(const py::list& banks, const py::array& owners,
+                                     const py::array& probes) {
+  const int64_t n_banks = static_cast<int64_t>(banks.size()), n = owners.size();
+  std::vector<FilledLists> filled;
+  filled.reserve(n_banks);
+  for (const py::handle& bank : banks) {
+    const auto [keys, links, heads, n_rows] =
+        bank.cast<std::tuple<py::array, py::array, py::array, int64_t>>();
+    filled.push_back({lists_of("lists_find", keys, links, heads), n_rows});
+    MEMCORE_CHECK(n_rows >= 0 && n_rows <= keys.shape(0), kShape,
+                  "lists_find: n_rows is beyond keys");
+    MEMCORE_CHECK(filled.back().lists.n_keys == filled[0].lists.n_keys, kShape,
+                  "lists_find: banks differ in tables");
+  }
+  MEMCORE_CHECK(n_banks > 0 && probes.ndim() == 3 && probes.shape(0) == n, kShape,
+                "lists_find: probes has another number of queries than owners");
+  const ProbesView asked = probes_view("lists_find", probes, filled[0].lists.n_keys - 1);
+  const int64_t* owner = plain<int64_t>("lists_find", "owners", owners, n);
+  for (int64_t q = 0; q < n; ++q) {
+    MEMCORE_CHECK(owner[q] >= 0 && owner[q] < n_banks, kInput, "lists_find: owner ", owner[q],
+                  " should be below ", n_banks);
+  }
   Shared found;
-  interruptible(
-      [&](Interrupt& interrupt) { found = lists_find(lists, n_rows, asked, min_hits, interrupt); });
-  return tuple_of(found);
+  interruptible([&](Interrupt& interrupt) { found = lists_find(filled, owner, asked, interrupt); });
+  int64_t width = 0;
+  for (int64_t q = 0; q < n; ++q) width = std::max(width, found.offsets[q + 1] - found.offsets[q]);
+  py::array_t<int64_t> named({n, width});
+  for (int64_t q = 0; q < n; ++q) {
+    int64_t* out = named.mutable_data() + q * width;
+    int64_t* end = std::copy(found.ids.begin() + found.offsets[q],
+                             found.ids.begin() + found.offsets[q + 1], out);
+    std::fill(end, out + width, -1);
+  }
+  return named;
 }
 
 }  // namespace
@@ -175,9 +202,9 @@ void register_buckets(py::module_& m) {
         py::arg("begin"), py::arg("end"), "Chains rows begin … end - 1 by their keys.");
   m.def("lists_remove", &bind_lists_remove, py::arg("keys"), py::arg("links"), py::arg("heads"),
         py::arg("n_rows"), py::arg("ids"), "Takes rows out by id; returns how many are left.");
-  m.def("lists_find", &bind_lists_find, py::arg("keys"), py::arg("links"), py::arg("heads"),
-        py::arg("n_rows"), py::arg("probes"), py::arg("min_hits"),
-        "The ids in the lists that probes (n, n_tables, n_probes) name: offsets, ids, tables.");
+  m.def("lists_find", &bind_lists_find, py::arg("banks"), py::arg("owners"), py::arg("probes"),
+        "The ids in the lists of a bank (keys, links, heads, number of rows) that the probes (n, "
+        "n_tables, n_probes) of each query name, padded with -1: (n, most).");
 }
 
 }  // namespace memcore

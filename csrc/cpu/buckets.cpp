@@ -122,39 +122,38 @@ struct GatherSlots {
 };
 
 struct GatherRows {
-  const RowLists& lists;
-  int64_t n_rows;
+  const std::vector<FilledLists>& banks;
+  const int64_t* owners;
   const ProbesView& probes;
-  int64_t min_hits;
 
-  struct Counters {
-    std::vector<uint16_t> hits;
-    std::vector<int32_t> met;
+  struct Met {
+    std::vector<uint8_t> is_met;
+    std::vector<int32_t> rows;
   };
 
-  Counters counters() const { return {std::vector<uint16_t>(n_rows), {}}; }
+  Met counters() const { return {}; }
 
-  void operator()(int64_t q, Counters& counters, Shared& out) const {
-    const int64_t id_key = lists.n_keys - 1;
+  void operator()(int64_t q, Met& met, Shared& out) const {
+    const RowLists& lists = banks[owners[q]].lists;
+    const auto n_rows = static_cast<size_t>(banks[owners[q]].n_rows);
+    if (met.is_met.size() < n_rows) met.is_met.resize(n_rows);
     for (int64_t t = 0; t < probes.n_tables; ++t) {
       for (int64_t p = 0; p < probes.n_probes; ++p) {
         const uint64_t code = probes.data[(q * probes.n_tables + t) * probes.n_probes + p];
         for (int32_t row = lists.heads[head_of(lists, t, code)]; row >= 0;
              row = next_of(lists, row, t)) {
           // Another code may have the same hash.
-          if (key_of(lists, row, t) != code) continue;
-          if (counters.hits[row]++ == 0) counters.met.push_back(row);
+          if (met.is_met[row] || key_of(lists, row, t) != code) continue;
+          met.is_met[row] = 1;
+          met.rows.push_back(row);
         }
       }
     }
-    for (const int32_t row : counters.met) {
-      if (counters.hits[row] >= min_hits) {
-        out.ids.push_back(static_cast<int64_t>(key_of(lists, row, id_key)));
-        out.n_tables.push_back(counters.hits[row]);
-      }
-      counters.hits[row] = 0;
+    for (const int32_t row : met.rows) {
+      out.ids.push_back(static_cast<int64_t>(key_of(lists, row, lists.n_keys - 1)));
+      met.is_met[row] = 0;
     }
-    counters.met.clear();
+    met.rows.clear();
   }
 };
 
@@ -221,9 +220,9 @@ int64_t lists_remove(const RowLists& lists, int64_t n_rows, const int64_t* ids, 
   return n_rows;
 }
 
-Shared lists_find(const RowLists& lists, int64_t n_rows, const ProbesView& probes, int64_t min_hits,
-                  Interrupt& interrupt) {
-  return for_queries(probes.n, interrupt, GatherRows{lists, n_rows, probes, min_hits});
+Shared lists_find(const std::vector<FilledLists>& banks, const int64_t* owners,
+                  const ProbesView& probes, Interrupt& interrupt) {
+  return for_queries(probes.n, interrupt, GatherRows{banks, owners, probes});
 }
 
 }  // namespace memcore

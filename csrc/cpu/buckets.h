@@ -67,8 +67,14 @@ void lists_link(const RowLists& lists, int64_t begin, int64_t end);
 // are left. An id that is not there changes nothing.
 int64_t lists_remove(const RowLists& lists, int64_t n_rows, const int64_t* ids, int64_t n);
 
-// The ids in at least min_hits of the lists that the probes name.
-Shared lists_find(const RowLists& lists, int64_t n_rows, const ProbesView& probes, int64_t min_hits,
-                  Interrupt& interrupt);
+struct FilledLists {
+  RowLists lists;
+  int64_t n_rows;
+};
+
+// The ids in the lists of banks[owners[q]] that the probes of query q name, each once; n_tables is
+// empty.
+Shared lists_find(const std::vector<FilledLists>& banks, const int64_t* owners,
+                  const ProbesView& probes, Interrupt& interrupt);
 
 }  // namespace memcore

@@ -5,6 +5,7 @@ rows of the probed buckets, and the store scores those. Rows are never copied. I
 1998, "Approximate Nearest Neighbors"; probes as in Lv et al. 2007, "Multi-Probe LSH".
 """
 
+from itertools import pairwise
 from threading import Lock
 from typing import Any
 
@@ -67,11 +68,10 @@ class Chains:
         lists = self._keys, self._links, self._heads
         self._n_rows = _core.lists_remove(*lists, self._n_rows, np.ascontiguousarray(ids))
 
-    def candidates(self, probes: NDArray[np.uint64]) -> tuple[Ints, Ints]:
-        """The rows in the probed buckets (n, n_tables, n_probes) of any table."""
-        lists = self._keys, self._links, self._heads
-        offsets, ids, _ = _core.lists_find(*lists, self._n_rows, probes, 1)
-        return offsets, ids
+    @property
+    def lists(self) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32], int]:
+        """What a search looks at: keys, links, heads, and the number of rows."""
+        return self._keys, self._links, self._heads, self._n_rows
 
     def fork(self) -> "Chains":
         """The same rows and hashes; the arrays are copied when either changes."""
@@ -121,6 +121,7 @@ class LshPages:
         self._lsh = lsh
         self._pages = _core.Pages(dim, dtype, metric, kinds)
         self._chains: dict[int, Chains] = {}
+        self._no_rows = Chains(lsh)
         # Chains are changed in place: a search gathers its candidates between two changes.
         self._lock = Lock()
 
@@ -249,19 +250,14 @@ class LshPages:
 
     def _named(self, handles: Ints, queries: NDArray[Any], n_probes: int | None) -> Ints:
         """The candidates of queries as (n, m), -1 where padded."""
-        found: list[Ints] = [np.empty(0, np.int64)] * len(queries)
         wanted = min(_PROBES, self._lsh.n_buckets) if n_probes is None else n_probes
         # For all banks together: a call for each costs more than its hashing.
         probes = self._lsh.probes(queries, wanted)
+        banks, owners = np.unique(handles, return_inverse=True)
+        owners = np.ascontiguousarray(np.broadcast_to(owners, len(queries)))
         with self._lock:
-            for chains, asked in self._of(handles, len(queries)):
-                offsets, ids = chains.candidates(probes[asked])
-                for place, q in enumerate(asked.tolist()):
-                    found[q] = ids[offsets[place] : offsets[place + 1]]
-        named = np.full((len(queries), max(map(len, found), default=0)), -1, np.int64)
-        for q, ids in enumerate(found):
-            named[q, : len(ids)] = ids
-        return named
+            lists = [self._chains.get(bank, self._no_rows).lists for bank in banks.tolist()]
+            return _core.lists_find(lists, owners, probes)
 
     def _of(self, handles: Ints, n: int) -> list[tuple[Chains, Ints]]:
         """The chains that n rows or queries go to, and which of them; none of unknown banks."""
@@ -270,7 +266,8 @@ class LshPages:
             return [] if chains is None or n == 0 else [(chains, np.arange(n))]
         order = np.argsort(handles, kind="stable")
         banks, begins = np.unique(handles[order], return_index=True)
-        groups = np.split(order, begins[1:]) if len(banks) else []
+        cuts = pairwise([*begins.tolist(), n])
+        groups = [order[begin:end] for begin, end in cuts]
         pairs = zip(map(self._chains.get, banks.tolist()), groups, strict=True)
         return [(chains, rows) for chains, rows in pairs if chains is not None]
 
