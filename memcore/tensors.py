@@ -99,6 +99,26 @@ def floats_on(op: str, name: str, array: Any, device: Any) -> Any:
     return vectors(op, name, array).to(device, torch.float32).contiguous()
 
 
+def sent(array: Any, device: Any) -> Any:
+    """An array of NumPy as a tensor on a torch device, uint16 as bfloat16; nothing waits."""
+    torch = library("sent")
+    if array.dtype != "uint16":
+        return arrays.sent(torch.tensor(array), device)
+    return arrays.sent(torch.tensor(array.view("int16")).view(torch.bfloat16), device)
+
+
+def fetched(*tensors: Any) -> list[Any]:
+    """Tensors of one device as NumPy's arrays; one wait for all of them."""
+    torch, device = library("fetched"), tensors[0].device
+    if device.type != "cuda":
+        return [each.numpy() for each in tensors]
+    rooms = [torch.empty_like(each, device="cpu", pin_memory=True) for each in tensors]
+    for room, each in zip(rooms, tensors, strict=True):
+        room.copy_(each, non_blocking=True)
+    torch.cuda.current_stream(device).synchronize()
+    return [room.numpy() for room in rooms]
+
+
 def host(array: Any) -> Any:
     """The numbers of an array as NumPy holds them, halves as float32; this waits for the device."""
     torch = sys.modules.get("torch")

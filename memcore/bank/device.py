@@ -205,7 +205,7 @@ class DevicePages:
                 are_forks,
             )
             if on_host:
-                *found, is_sound = mirror.fetched(*hits, (lengths <= MAX_SQUARE).all())
+                *found, is_sound = tensors.fetched(*hits, (lengths <= MAX_SQUARE).all())
         if on_host:
             # The host's engine words what is wrong with a query that it can look at.
             if not is_sound:

@@ -6,18 +6,18 @@ directory of pages grow, and are found through the root, four words at a fixed a
 launches that were recorded stay valid.
 """
 
-import gc
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock, RLock
+from threading import RLock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, tensors
-from memcore.bank.parcel import Sender
+from memcore import tensors
+from memcore.bank.collection import no_collection
+from memcore.bank.published import Published, Rows
 from memcore.bank.turns import Turns
 from memcore.errors import BackendError
 
@@ -29,8 +29,6 @@ _INDEX = 0xFFFFFFFF
 _FIRST_CHUNK, _LAST_CHUNK = 1 << 18, 1 << 26
 _MOST_PAGES = 2**31
 _KNOWN_HANDLES = 1024
-# Bytes of rows that travel at once.
-_PARCEL = 1 << 24
 
 
 class Mirror:
@@ -72,10 +70,10 @@ class Mirror:
         numbers = tuple(_KINDS[kind] for kind in kinds)
         self.layout = self.kernels.pages.Layout(dim, dtype, numbers)
         self.turns = Turns(self._torch, device, self)
-        self._sender = Sender(self._torch, device)
         with self.turns.place(), self.turns.writing():
             self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
-            self.root = self._torch.zeros(4, dtype=self._torch.int64, device=device)
+            self._published = Published(self._torch, self.kernels, self.layout, device, pages)
+        self.root = self._published.root
         self._lock = RLock()
         self._follows = False
         self._begin(self._n_within_budget())
@@ -84,10 +82,11 @@ class Mirror:
         """Hold nothing of the store, and at most so many pages from now on."""
         # No launch may find what is given back here, and nothing may be under way.
         self.turns.settle()
-        self._sender.forget()
         with self.turns.place(), self.turns.writing():
-            self.root.zero_()
-            self._clear()
+            self._published.clear()
+            self._chunks: list[Any] = []
+            self._handles: dict[int, Any] = {}
+        self._n_entries = 0
         self._n_most = n_most
         self.is_limited = n_most == 0
         self.is_behind = True
@@ -107,28 +106,15 @@ class Mirror:
         if n_most:
             self._pages.start_journal()
 
-    def _clear(self) -> None:
-        """Let go of what the device holds, and make tables of nothing."""
-        empty = {"dtype": self._torch.int64, "device": self.device}
-        self._chunks: list[Any] = []
-        self._handles: dict[int, Any] = {}
-        self._n_entries = 0
-        self._there = {
-            "heads": self._torch.zeros((64, 3), **empty),
-            "tables": self._torch.zeros(64, dtype=self._torch.int32, device=self.device),
-            "addresses": self._torch.zeros(64, **empty),
-        }
-
     @property
     def nbytes(self) -> int:
         """Bytes of the device's memory: chunks of pages, heads, tables and directory."""
-        held = [*self._chunks, *self._there.values()]
-        return int(sum(each.numel() * each.element_size() for each in held))
+        return sum(map(len, self._chunks)) + self._published.nbytes
 
     @contextmanager
     def section(self) -> Iterator[None]:
         """Run alone. No garbage is collected meanwhile: its destructors may want other locks."""
-        with _no_collection(), self._lock, self.turns.place():
+        with no_collection(), self._lock, self.turns.place():
             yield
 
     @property
@@ -169,19 +155,7 @@ class Mirror:
         if not isinstance(array, np.ndarray):
             return array
         self.check_on_device()
-        torch, is_bfloat16 = self._torch, array.dtype == np.uint16
-        tensor = torch.tensor(array.view(np.int16) if is_bfloat16 else array)
-        return arrays.sent(tensor.view(torch.bfloat16) if is_bfloat16 else tensor, self.device)
-
-    def fetched(self, *tensors: Any) -> list[Array]:
-        """Tensors of the device in host memory; one wait for all of them."""
-        if self.device.type != "cuda":
-            return [each.numpy() for each in tensors]
-        rooms = [self._torch.empty_like(each, device="cpu", pin_memory=True) for each in tensors]
-        for room, each in zip(rooms, tensors, strict=True):
-            room.copy_(each, non_blocking=True)
-        self._torch.cuda.current_stream(self.device).synchronize()
-        return [room.numpy() for room in rooms]
+        return tensors.sent(array, self.device)
 
     def check_on_device(self) -> None:
         """Raise an error while a CUDA graph is captured, for what lies on the host."""
@@ -310,8 +284,15 @@ class Mirror:
         self._note(banks)
         is_held = self._addresses[slots // 16] != 0
         n_rows = int(is_held[: changes["n_rows"]].sum())
-        copies, moves = copies[is_there.all(1)], moves[is_row_there.all(1)]
-        self._publish(changes, copies, moves, slots[is_held], n_rows)
+        rows = Rows(copies[is_there.all(1)], moves[is_row_there.all(1)], slots[is_held], n_rows)
+        moved = np.unique(np.concatenate([np.zeros(0, np.int64), *self._moved]))
+        index = np.unique(np.concatenate([banks[:, 0], *self._judged]))
+        self._moved, self._judged = [], []
+        heads = self._heads[index]
+        heads[self._cold[index], 1] = 0
+        self._published.reserve(len(self._addresses), changes["pool_size"], len(self._heads))
+        entries = (changes["places"], changes["entries"])
+        self._published.put(rows, (moved, self._addresses[moved]), entries, (index, heads))
 
     def _place(self, pages: Ints) -> int:
         """Give pages an address, from the first on; how many got one."""
@@ -375,81 +356,6 @@ class Mirror:
         self._cold[index] = np.diff(n_absent, prepend=0) > 0
         self._judged.append(index)
 
-    def _publish(
-        self, changes: dict[str, Any], copies: Ints, moves: Ints, slots: Ints, n_rows: int
-    ) -> None:
-        """Send everything, and have it put where it belongs: rows first, then what names them."""
-        layout, there = self.layout, self._there
-        self._lengthen("addresses", len(self._addresses))
-        self._lengthen("tables", changes["pool_size"])
-        self._lengthen("heads", len(self._heads))
-        moved = np.unique(np.concatenate([np.zeros(0, np.int64), *self._moved]))
-        index = np.unique(np.concatenate([changes["banks"][:, 0], *self._judged]))
-        self._moved, self._judged = [], []
-        heads = self._heads[index]
-        heads[self._cold[index], 1] = 0
-        root = np.array(
-            [
-                there["heads"].data_ptr(),
-                len(there["heads"]),
-                there["tables"].data_ptr(),
-                there["addresses"].data_ptr(),
-            ]
-        )
-        n_first = min(n_rows, self._n_at_once)
-        wiped = np.concatenate([slots[:n_first], slots[n_rows:]])
-        named = [moved, self._addresses[moved], copies, changes["places"], changes["entries"]]
-        named += [index, heads, root, moves]
-        rows, sent = self._send(slots[:n_first], [wiped, *named])
-        there["addresses"][sent[0]] = sent[1]
-        self.kernels.pages.copy_pages(layout, self.root, there["addresses"], sent[2])
-        self.kernels.pages.move_rows(layout, self.root, there["addresses"], sent[8])
-        self._write(rows)
-        for begin in range(n_first, n_rows, self._n_at_once):
-            part = slots[begin : min(n_rows, begin + self._n_at_once)]
-            self._write(self._send(part, [part])[0])
-        there["tables"][sent[3]] = sent[4].to(self._torch.int32)
-        there["heads"][sent[5]] = sent[6]
-        self.root.copy_(sent[7])
-
-    @property
-    def _n_at_once(self) -> int:
-        """Rows of a parcel."""
-        layout = self.layout
-        return int(max(16, _PARCEL // (layout.row_bytes + 8 * len(layout.kinds) + 8)))
-
-    def _send(self, slots: Ints, arrays: list[Ints]) -> tuple[list[Any], list[Any]]:
-        """The rows in slots (n,) as the first of arrays and their ids, cells and bytes; the rest.
-
-        All travels as one parcel.
-        """
-        layout, n = self.layout, len(slots)
-        parcel = self._sender.parcel(
-            *((each.shape, np.int64) for each in arrays),
-            ((n,), np.int64),
-            ((len(layout.kinds), n), np.int64),
-            ((n, layout.row_bytes), np.uint8),
-        )
-        for room, each in zip(parcel.rooms, arrays, strict=False):
-            room[...] = each
-        ids, cells, rows = parcel.rooms[len(arrays) :]
-        self._pages.read_slots(np.ascontiguousarray(slots), rows, ids, cells)
-        sent = parcel.send()
-        return [sent[0], *sent[len(arrays) :]], sent[1 : len(arrays)]
-
-    def _write(self, rows: list[Any]) -> None:
-        """Put rows, as `_send` gives them, into the pages there."""
-        addresses = self._there["addresses"]
-        self.kernels.pages.write_pages(self.layout, self.root, addresses, *rows)
-
-    def _lengthen(self, name: str, n: int) -> None:
-        """Give a table of the device room for n entries; what is in it stays."""
-        before = self._there[name]
-        if len(before) < n:
-            longer = before.new_zeros((max(n, 2 * len(before)), *before.shape[1:]))
-            longer[: len(before)] = before
-            self._there[name] = longer
-
 
 def _grown(array: Array, n: int) -> Array:
     """An array with room for n entries, zero where they are new."""
@@ -458,27 +364,3 @@ def _grown(array: Array, n: int) -> Array:
     longer = np.zeros((max(n, 2 * len(array)), *array.shape[1:]), array.dtype)
     longer[: len(array)] = array
     return longer
-
-
-class _Collection:
-    """How many ask that no garbage be collected, in this process."""
-
-    lock = Lock()
-    n_asking = 0
-    was_on = False
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    with _Collection.lock:
-        if _Collection.n_asking == 0:
-            _Collection.was_on = gc.isenabled()
-            gc.disable()
-        _Collection.n_asking += 1
-    try:
-        yield
-    finally:
-        with _Collection.lock:
-            _Collection.n_asking -= 1
-            if _Collection.n_asking == 0 and _Collection.was_on:
-                gc.enable()

@@ -11,7 +11,7 @@ from bank_oracle import DIM, World
 from bank_steps import STEPS
 from cases import normal
 from compare import assert_hits
-from memcore.bank import mirror
+from memcore.bank import mirror, published
 from walk import Walk
 
 torch = pytest.importorskip("torch")
@@ -297,7 +297,7 @@ def test_out_of_memory_leaves_the_arena_usable(rng, monkeypatch):
         hits = arena.search(banks[part], queries[part], 3)
         assert_hits(hits, tuple(each[part] for each in expected))
     # Not even tables find room; after that, memory is there again.
-    monkeypatch.setattr(mirror.Mirror, "_publish", lambda *_: no_room(1 << 20))
+    monkeypatch.setattr(published.Published, "put", lambda *_: no_room(1 << 20))
     for each in (arena, on_cpu):
         each.delete(banks, np.arange(6))
     monkeypatch.undo()

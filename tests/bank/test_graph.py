@@ -6,7 +6,7 @@ import pytest
 import memcore
 from cases import normal
 from compare import assert_hits
-from memcore.bank import mirror
+from memcore.bank import mirror, published
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -77,7 +77,7 @@ class Graph:
 
 def test_a_replay_sees_what_was_written_since(rng, monkeypatch):
     monkeypatch.setattr(mirror, "_FIRST_CHUNK", 1)
-    monkeypatch.setattr(mirror, "_PARCEL", 1)
+    monkeypatch.setattr(published, "_PARCEL", 1)
     cpu, device = (memcore.Arena(DIM, **each) for each in ({}, {"device": "cuda"}))
     rows, queries = normal(rng, 400, DIM), normal(rng, 6, DIM)
 
@@ -89,7 +89,7 @@ def test_a_replay_sees_what_was_written_since(rng, monkeypatch):
     asked, handles = torch.tensor(queries, device=DEVICE), torch.tensor(banks, device=DEVICE)
     graph = Graph(monkeypatch, lambda: device.search(handles, asked, 4))
     held = device._store.mirror
-    tables = {name: each.data_ptr() for name, each in held._there.items()}
+    tables = {name: each.data_ptr() for name, each in held._published._tables.items()}
     root = held.root.data_ptr()
     assert_hits(graph.now(), cpu.search(banks, queries, 4))
     # Pages, tables and heads outgrow their memory; a shared page is copied; rows move.
@@ -98,7 +98,7 @@ def test_a_replay_sees_what_was_written_since(rng, monkeypatch):
     forks = both("fork", banks, 2)
     both("update", forks[:, 0], np.full(6, 21), queries)
     both("delete", banks[[0, 1, 2]], [3, 7, 0])
-    assert any(each.data_ptr() != tables[name] for name, each in held._there.items())
+    assert any(each.data_ptr() != tables[name] for name, each in held._published._tables.items())
     assert held.root.data_ptr() == root
     assert_hits(graph.now(), cpu.search(banks, queries, 4))
     # The queries' memory is read anew; a bank that was dropped is padding, its place taken or not.

@@ -1,0 +1,137 @@
+"""What kernels start from: heads and tables of banks, the directory of pages, and the root.
+
+Pages themselves are in chunks, which are the mirror's; their addresses are in the directory. All
+of it is written by one parcel or more, in the order of the current stream.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memcore.bank.parcel import Sender
+
+Ints = NDArray[np.int64]
+Pairs = tuple[Ints, Ints]
+
+# Bytes of rows that travel at once.
+_PARCEL = 1 << 24
+
+
+class Rows(NamedTuple):
+    """What happens to rows, all in pages that are on the device.
+
+    Attributes:
+        copies: (n, 2), from which page to which; first of all.
+        moves: (n, 2), from which slot to which; then.
+        slots: (n,) that are written, then those that are wiped.
+        n_written: how many of slots hold rows.
+    """
+
+    copies: Ints
+    moves: Ints
+    slots: Ints
+    n_written: int
+
+
+class Published:
+    """The tables of a store on a device.
+
+    Attributes:
+        root: (4,) int64 at a fixed address: where heads are and how many, tables, directory.
+    """
+
+    def __init__(self, torch: Any, kernels: Any, layout: Any, device: Any, pages: Any) -> None:
+        """Make a root of nothing.
+
+        Args:
+            torch: the module.
+            kernels: the module of kernels.
+            layout: of a page.
+            device: a torch device.
+            pages: the native store, whose rows are sent.
+        """
+        self._torch = torch
+        self._kernels = kernels.pages
+        self._layout = layout
+        self._pages = pages
+        self._device = device
+        self._sender = Sender(torch, device)
+        self.root = torch.zeros(4, dtype=torch.int64, device=device)
+        self._tables: dict[str, Any] = {}
+        self._n_at_once = max(16, _PARCEL // (layout.row_bytes + 8 * len(layout.kinds) + 8))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the device's memory."""
+        return int(sum(each.numel() * each.element_size() for each in self._tables.values()))
+
+    def clear(self) -> None:
+        """Know of nothing, when nothing is under way."""
+        self._sender.forget()
+        self.root.zero_()
+        empty = {"dtype": self._torch.int64, "device": self._device}
+        self._tables = {
+            "heads": self._torch.zeros((64, 3), **empty),
+            "tables": self._torch.zeros(64, dtype=self._torch.int32, device=self._device),
+            "addresses": self._torch.zeros(64, **empty),
+        }
+
+    def reserve(self, n_pages: int, n_entries: int, n_banks: int) -> None:
+        """Have room for so many; what is there stays."""
+        wanted = {"addresses": n_pages, "tables": n_entries, "heads": n_banks}
+        for name, n in wanted.items():
+            before = self._tables[name]
+            if len(before) < n:
+                longer = before.new_zeros((max(n, 2 * len(before)), *before.shape[1:]))
+                longer[: len(before)] = before
+                self._tables[name] = longer
+
+    def put(self, rows: Rows, addresses: Pairs, entries: Pairs, heads: Pairs) -> None:
+        """Send everything, and have it put where it belongs: rows first, then what names them.
+
+        Args:
+            rows: what happens to rows.
+            addresses: pages, and their addresses.
+            entries: places in tables, and pages.
+            heads: banks, and (n, 3) generation, rows and begin of table.
+        """
+        layout, tables, slots = self._layout, self._tables, rows.slots
+        names = ("heads", "tables", "addresses")
+        at, *others = (tables[name].data_ptr() for name in names)
+        root = np.array([at, len(tables["heads"]), *others])
+        n_first = min(rows.n_written, self._n_at_once)
+        first = np.concatenate([slots[:n_first], slots[rows.n_written :]])
+        named = [*addresses, *entries, *heads, root, rows.copies, rows.moves]
+        written, sent = self._send(slots[:n_first], [first, *named])
+        directory = tables["addresses"]
+        directory[sent[0]] = sent[1]
+        self._kernels.copy_pages(layout, self.root, directory, sent[7])
+        self._kernels.move_rows(layout, self.root, directory, sent[8])
+        self._kernels.write_pages(layout, self.root, directory, *written)
+        for begin in range(n_first, rows.n_written, self._n_at_once):
+            part = slots[begin : min(rows.n_written, begin + self._n_at_once)]
+            written, _ = self._send(part, [part])
+            self._kernels.write_pages(layout, self.root, directory, *written)
+        tables["tables"][sent[2]] = sent[3].to(self._torch.int32)
+        tables["heads"][sent[4]] = sent[5]
+        self.root.copy_(sent[6])
+
+    def _send(self, slots: Ints, arrays: list[Ints]) -> tuple[list[Any], list[Any]]:
+        """The rows in slots (n,), as the first of arrays and their ids, cells, bytes; the rest.
+
+        All travels as one parcel.
+        """
+        layout, n = self._layout, len(slots)
+        parcel = self._sender.parcel(
+            *((each.shape, np.int64) for each in arrays),
+            ((n,), np.int64),
+            ((len(layout.kinds), n), np.int64),
+            ((n, layout.row_bytes), np.uint8),
+        )
+        for room, each in zip(parcel.rooms, arrays, strict=False):
+            room[...] = each
+        ids, cells, rows = parcel.rooms[len(arrays) :]
+        self._pages.read_slots(np.ascontiguousarray(slots), rows, ids, cells)
+        sent = parcel.send()
+        return [sent[0], *sent[len(arrays) :]], sent[1 : len(arrays)]
