@@ -18,6 +18,7 @@ from .lsh import lay_out, lsh_encode
 from .probing import lsh_probes
 from .search import norms, search, search_ragged
 from .search_pages import Conditions, Limits, search_pages
+from .select import select
 from .topk import topk
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "search_codes",
     "search_pages",
     "search_ragged",
+    "select",
     "sketch_add",
     "topk",
 ]

@@ -9,10 +9,10 @@ from . import groups, scan, shadow
 from .order import NOTHING
 
 # The most that a program of the scan keeps in registers for one query.
-_MAX_KEPT = 256
+MAX_KEPT = 256
 # Fewer keys, or fewer queries, are scanned as they are: making the shadow reads every key once.
-_MIN_KEYS = 4096
-_MIN_QUERIES = 17
+MIN_KEYS = 4096
+MIN_QUERIES = 17
 # What the bounds of all pages may take, in bytes; more queries go in turns.
 _WORKSPACE = 1 << 28
 _TILE_ROWS = groups.TILE_PAGES * 16
@@ -101,12 +101,12 @@ def search(
     widths = k if isinstance(k, torch.Tensor) else None
     pays = first_pass
     if first_pass is None:
-        pays = len(keys) >= _MIN_KEYS and n_queries >= _MIN_QUERIES
+        pays = len(keys) >= MIN_KEYS and n_queries >= MIN_QUERIES
     n_tiles = triton.cdiv(len(keys), _TILE_ROWS)
-    if pays and filter.has_bounds and width <= _MAX_KEPT and 0 < n_tiles <= _MAX_TILES:
+    if pays and filter.has_bounds and width <= MAX_KEPT and 0 < n_tiles <= _MAX_TILES:
         _search_groups(queries, keys, key_norms, filter, widths, scores, ids)
         return
-    if width > _MAX_KEPT:
+    if width > MAX_KEPT:
         _search_split(queries, keys, key_norms, filter, widths, scores, ids)
         return
     squares = norms(queries)[0]

@@ -24,24 +24,8 @@ def select(
     """Ids (…, n_queries, k) of the k best keys by canonical logits; see `products.select`."""
     ids = torch.empty((*queries.shape[:-1], int(k)), dtype=torch.int64, device=queries.device)
     asked, rows = (x.to(torch.float32) if real(x) is torch.float64 else x for x in (queries, keys))
-    slopes = beta.to(torch.float32)
-    scores = torch.empty(ids.shape[-2:], dtype=torch.float32, device=ids.device)
-    lead = queries.shape[:-2]
-    for at in range(lead.numel()):
-        batch = _place(at, lead)
-        allowed = None if mask is None else mask[batch]
-        if allowed is not None and allowed.stride(0) == 0 and len(allowed):
-            allowed = allowed[0]
-        scale = offset = None
-        if bias is not None:
-            scale = slopes[batch].expand(keys.shape[-2]).contiguous()
-            offset = bias[batch].to(torch.float32).contiguous()
-        weights = (allowed, None, scale, offset)
-        bounds = (-torch.inf, torch.inf, None)
-        engine("search", "triton")(
-            asked[batch], rows[batch], None, None, int(k), "dot", *weights, *bounds, scores,
-            ids[batch],
-        )  # fmt: skip
+    slopes, offset = beta.to(torch.float32), None if bias is None else bias.to(torch.float32)
+    engine("select", "triton")(asked, rows, int(k), slopes, offset, mask, ids)
     return ids
 
 
@@ -165,12 +149,3 @@ def gather_backward(grad: Tensor, ids: Tensor, n: int) -> Tensor:
     flat, named = grad.reshape(ids.numel(), row.numel()), ids.reshape(-1, 1)
     ones = torch.ones(named.shape, dtype=real(grad), device=grad.device)
     return scatter(ones, flat, named, n).to(grad.dtype).reshape((int(n), *row))
-
-
-def _place(at: int, shape: Any) -> tuple[int, ...]:
-    """The index of the at-th place of a shape."""
-    place = []
-    for size in reversed(shape):
-        place.append(at % size)
-        at //= size
-    return tuple(reversed(place))

@@ -256,6 +256,7 @@ _TRITON: dict[str, Runner] = {
         "dots",
         "aggregate",
         "scatter",
+        "select",
         "lsh_probes",
         "bucket_add",
         "bucket_search",

@@ -5,6 +5,8 @@ the CPU's: sums have another order than NumPy's, exponentials another last digit
 bfloat16 values the weights are rounded to that dtype on their way into a tensor core.
 """
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -253,6 +255,28 @@ def test_the_k_best_keys_are_those_of_the_definition(rng, by_kernels, options):
     assert (read.ids.cpu().numpy() == expected.ids).all()
     for name in ("out", "lse", "weights"):
         close(getattr(read, name).cpu(), getattr(expected, name))
+
+
+@pytest.mark.parametrize(("n_queries", "k"), [(1, 3), (3, 4)])
+def test_the_k_best_keys_of_many_batches_take_one_launch(n_queries, k, monkeypatch, rng):
+    from memcore import autograd_device, products
+
+    queries, keys = normal(rng, 2, 2, n_queries, 20), normal(rng, 2, 1, 40, 20)
+    keys[..., 20:, :] = keys[..., :20, :]
+    keys = np.broadcast_to(keys, (2, 2, 40, 20))
+    beta, bias = rng.random((2, 2)) + 0.5, normal(rng, 2, 2, 40)
+    mask = rng.random((2, 2, n_queries, 40)) < 0.5
+    mask[1, 0, 0, 2:] = False
+    # Were a batch large, each would be searched by itself.
+    monkeypatch.delattr(importlib.import_module("memcore.kernels.select"), "search")
+    for weights in ((beta, bias, mask), (beta, None, None)):
+        given = [None if each is None else tensor(each) for each in (queries, keys, *weights)]
+        found = autograd_device.select(*given[:2], k, *given[2:])
+        _, expected = products.select(queries, keys, k, *weights)
+        np.testing.assert_array_equal(found.cpu().numpy(), expected)
+    given[0][1, 1, 0, 3] = torch.nan
+    found = autograd_device.select(*given[:2], k, *given[2:])
+    assert (found[1, 1, 0] == -1).all()
 
 
 def test_named_rows_steps_dropped_mass_and_joined_parts(rng, by_kernels):

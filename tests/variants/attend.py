@@ -5,7 +5,7 @@ from typing import Any
 from triton import language as tl
 
 from memcore.kernels.attend import tile_for
-from variants.variant import BF16, FLOATS, HALVES, INTS, Variant
+from variants.variant import BF16, FLOATS, HALVES, INTS, LONGS, NO_FUSION, Variant
 
 _STRIDES = {
     f"{rows}_{stride}": "i32!"
@@ -81,6 +81,20 @@ def _variants() -> dict[str, Variant]:
     found["attend, masked, careful"] = _variant(
         "stream.attend_kernel", "forward", "bf16", _MASKED, **careful
     )
+    selecting = {**_PLAIN, "beta_ptr": FLOATS, "parts_ptr": INTS, "part_ids_ptr": LONGS}
+    for name, rows, types in (
+        ("float32", FLOATS, {}),
+        ("bfloat16, masked and biased", HALVES, {"bias_ptr": FLOATS, "mask_ptr": "*i1!"}),
+    ):
+        for n_queries, n_keys in ((1, 128), (4, 64)):
+            found[f"k best of batches, {n_queries} x {n_keys}, {name}"] = Variant(
+                "batches.scan_kernel",
+                {**selecting, "queries_ptr": rows, "keys_ptr": rows, **types},
+                {"Q": n_queries, "N": n_keys, "K": 32},
+                {"num_warps": 4, **NO_FUSION},
+                128,
+                is_canonical=True,
+            )
     alone = {**_PLAIN, **dict.fromkeys(("values_ptr", "reads_ptr", "out_grad_ptr"))}
     found["log-sum-exp of distances"] = _variant(
         "stream.attend_kernel", "forward", "bf16", alone, IS_L2=True

@@ -1,0 +1,103 @@
+"""select: the k best keys of each query, for the attention that reads these alone."""
+
+import torch
+import triton
+
+from . import batches
+from .layout import Rows
+from .search import MAX_KEPT, MIN_KEYS, MIN_QUERIES, merge, search, splits
+
+
+def select(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    k: int,
+    beta: torch.Tensor,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    ids: torch.Tensor,
+) -> None:
+    """Write the ids of the k best keys by canonical logits into ids (…, n_queries, k).
+
+    One launch serves all batches. Where a batch by itself is large enough for the first pass of
+    `search`, or k too large for a scan, batches are searched one after the other.
+
+    Args:
+        queries: (…, n_queries, dim); one that may not be asked finds nothing.
+        keys: (…, n_keys, dim).
+        k: hits of a query.
+        beta: (…) float32; a logit is its product with the score, rounded, plus the bias.
+        bias: (…, n_keys) float32 or None: then the order is that of the scores.
+        mask: (…, n_queries, n_keys) bool or None, True for keys that count.
+        ids: int64, contiguous; -1 pads.
+    """
+    if not ids.numel():
+        return
+    is_large = queries.shape[-2] >= MIN_QUERIES and keys.shape[-2] >= MIN_KEYS
+    if is_large or k > MAX_KEPT or ids.ndim == 2:
+        _one_by_one(queries, keys, k, beta, bias, mask, ids)
+        return
+    asked, held = Rows.of(queries), Rows.of(keys)
+    biases = None if bias is None else Rows.of(bias[..., None, :])
+    masks = None if mask is None else Rows.of(mask)
+    n_at_once = min(4, triton.next_power_of_2(asked.n))
+    n_programs = asked.n_batches * triton.cdiv(asked.n, n_at_once)
+    kept = max(16, triton.next_power_of_2(k))
+    n_splits = splits(n_programs, held.n, kept)
+    parts = ids.new_empty((asked.n_batches * asked.n, n_splits, kept), dtype=torch.int32)
+    part_ids = torch.empty_like(parts, dtype=torch.int64)
+    batches.scan_kernel[(n_programs, n_splits)](
+        *asked.given,
+        *held.given,
+        beta.contiguous(),
+        *((None, 0, 0) if biases is None else biases.given[:3]),
+        *((None, 0, 0, 0) if masks is None else masks.given),
+        parts,
+        part_ids,
+        asked.inner,
+        asked.n,
+        held.n,
+        asked.dim,
+        n_splits,
+        Q=n_at_once,
+        N=64 if n_at_once > 1 else 128,
+        K=kept,
+        enable_fp_fusion=False,
+    )
+    scores = parts.new_empty((len(parts), k), dtype=torch.float32)
+    merge(parts, part_ids, None, None, scores, ids.view(-1, k))
+
+
+def _one_by_one(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    k: int,
+    beta: torch.Tensor,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    ids: torch.Tensor,
+) -> None:
+    lead = ids.shape[:-2]
+    scores = torch.empty(ids.shape[-2:], dtype=torch.float32, device=ids.device)
+    for at in range(lead.numel()):
+        batch = _place(at, lead)
+        allowed = None if mask is None else mask[batch]
+        if allowed is not None and allowed.stride(0) == 0 and len(allowed):
+            allowed = allowed[0]
+        scale = offset = None
+        if bias is not None:
+            scale = beta[batch].expand(keys.shape[-2]).contiguous()
+            offset = bias[batch].contiguous()
+        weights = (allowed, None, scale, offset)
+        bounds = (-torch.inf, torch.inf, None)
+        given = (queries[batch], keys[batch], None, None, k, "dot", *weights, *bounds)
+        search(*given, scores, ids[batch])
+
+
+def _place(at: int, shape: torch.Size) -> tuple[int, ...]:
+    """The index of the at-th place of a shape."""
+    place = []
+    for size in reversed(shape):
+        place.append(at % size)
+        at //= size
+    return tuple(reversed(place))
