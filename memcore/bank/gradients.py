@@ -23,16 +23,15 @@ def search(store: Store, banks: Any, queries: Any, k: Any, where: Any, limits: L
     """`searches.search` for tensors of queries that need a gradient: the same values and ids."""
     from memcore import autograd
 
-    fields = {"scale": (limits.scale, 1.0), "bias": (limits.bias, 0.0)}
-    given = {name: each for name, each in fields.items() if each[0] is not None}
-    columns = [
-        Numbers(store.schema.field("search", name, field).column, missing)
-        for name, (field, missing) in given.items()
-    ]
+    wanted = {}
+    for name, field, missing in (("scale", limits.scale, 1.0), ("bias", limits.bias, 0.0)):
+        column = searches.weight(store, name, field)
+        if column is not None:
+            wanted[name] = Numbers(column, missing)
     with moment(store, "search", banks, queries) as at:
         hits = searches.search(store, at, queries, k, where, limits)
-        keys, numbers = rows_of(store, "search", at, hits, columns)
-    weights = dict(zip(given, numbers, strict=True))
+        keys, numbers = rows_of(store, "search", at, hits, [*wanted.values()])
+    weights = dict(zip(wanted, numbers, strict=True))
     ids = places(hits)
     scores = autograd.attach(
         hits.scores.reshape(ids.shape),

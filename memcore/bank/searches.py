@@ -51,8 +51,8 @@ def search(
     each, width = _widths(k, shape, n_queries)
     if candidates is not None:
         candidates = shapes.candidates("search", "candidates", candidates, shape)
-    scale = _weight(store, "scale", limits.scale)
-    bias = _weight(store, "bias", limits.bias)
+    scale = weight(store, "scale", limits.scale)
+    bias = weight(store, "bias", limits.bias)
     low, high = _bounds(limits)
     effort = index_.effort("search", store.index, n_probes, recall, shape)
     scores, ids = arguments.outputs("search", n_queries, width)
@@ -76,8 +76,8 @@ def _search_there(
     candidates = limits.candidates
     if candidates is not None:
         candidates = _named_there("search", mirror, "candidates", candidates, shape)
-    scale = _weight(store, "scale", limits.scale)
-    bias = _weight(store, "bias", limits.bias)
+    scale = weight(store, "scale", limits.scale)
+    bias = weight(store, "bias", limits.bias)
     low, high = _bounds(limits)
     index_.effort("search", store.index, limits.n_probes, limits.recall, shape)
     torch = tensors.library("search")
@@ -205,7 +205,7 @@ def _bounds(limits: Limits) -> tuple[float, float]:
     )
 
 
-def _weight(store: Store, name: str, field: str | None) -> int | None:
+def weight(store: Store, name: str, field: str | None) -> int | None:
     """The column of a numeric field."""
     if field is None:
         return None

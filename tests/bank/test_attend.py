@@ -7,6 +7,7 @@ import pytest
 
 import memcore
 from memcore import InputError, ShapeError
+from memcore.index import IVF
 
 METRICS = ["dot", "cosine", "l2"]
 
@@ -130,6 +131,35 @@ def test_gradients_survive_writes(rng, metric):
     wanted = torch.autograd.grad(expected.square().sum(), leaves)
     for one, other in zip(written, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "codes", "plain"])
+def test_searches_give_gradients_whatever_the_bank_keeps(kind, rng):
+    torch = pytest.importorskip("torch")
+    options = {"metric": "dot"}
+    if kind == "ivf":
+        options |= {"index": IVF(list_rows=8), "fields": {"w": "float64"}}
+    elif kind == "codes":
+        options["codebook"] = memcore.Codebook(8, 6).fit(normal(rng, 40, 6))
+    bank = memcore.Bank(6, **options)
+    weights = rng.standard_normal(50).tolist()
+    bank.add(normal(rng, 50, 6), fields={"w": weights})
+    queries = torch.from_numpy(normal(rng, 3, 6)).requires_grad_()
+    hits = bank.search(queries, np.array([4, 0, 2]), scale="w")
+    assert hits.ids[1].tolist() == [-1] * 4
+    assert (
+        hits.ids.numpy()
+        == bank.search(queries.detach(), np.array([4, 0, 2]), scale="w").ids.numpy()
+    ).all()
+    hits.scores[hits.valid].sum().backward()
+    for query, ids in zip(queries.grad, hits.ids, strict=True):
+        named = ids[ids >= 0].tolist()
+        rows = bank.get(named).vectors * np.array(weights, np.float32)[named, None]
+        np.testing.assert_allclose(query, rows.sum(0), rtol=1e-4, atol=1e-5)
+    with pytest.raises(
+        memcore.DtypeError, match="search: scale is a int, should be a field's name"
+    ):
+        bank.search(queries, 2, scale=3)
 
 
 def test_bad_arguments(rng):
