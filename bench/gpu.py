@@ -99,7 +99,9 @@ def run_tests() -> list[str]:
         return []
     plain = [sys.executable, "-m", "pytest", "-q", "-x", "-k"]
     few = [*plain, "every_width or is_the_definition", kernels]
-    banks = [str(tests / "bank" / f"test_{name}.py") for name in ("device", "graph")]
+    banks = [
+        str(tests / "bank" / f"test_{name}.py") for name in ("device", "device_reads", "graph")
+    ]
     calls = {"tests": [*plain, "not compiled", kernels, *banks]}
     sanitizer = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if sanitizer else ():
