@@ -57,6 +57,13 @@ def distances(
 
 
 @triton.jit
+def range_of(split, n_keys, n_splits, N: tl.constexpr):
+    """The keys of one split, in whole tiles of N."""
+    share = tl.cdiv(tl.cdiv(n_keys, n_splits), N) * N
+    return split * share, tl.minimum(split * share + share, n_keys)
+
+
+@triton.jit
 def count_kernel(
     queries_ptr,
     keys_ptr,
@@ -75,9 +82,7 @@ def count_kernel(
 ):
     """How many keys of one split are how far from Q queries: counts (n_queries, n_splits, BINS)."""
     split = tl.program_id(1).to(tl.int64)
-    share = tl.cdiv(tl.cdiv(n_keys, n_splits), N) * N
-    begin = split * share
-    end = tl.minimum(begin + share, n_keys)
+    begin, end = range_of(split, n_keys, n_splits, N)
     first_query = tl.program_id(0).to(tl.int64) * Q
     # The split's keys stay in the nearest cache from one query to the next.
     for query in range(first_query, tl.minimum(first_query + Q, n_queries)):
@@ -194,9 +199,7 @@ def keep_kernel(
 ):
     """Write what one split keeps for Q queries to its slots of parts (n_queries, width), by id."""
     split = tl.program_id(1).to(tl.int64)
-    share = tl.cdiv(tl.cdiv(n_keys, n_splits), N) * N
-    begin = split * share
-    end = tl.minimum(begin + share, n_keys)
+    begin, end = range_of(split, n_keys, n_splits, N)
     first_query = tl.program_id(0).to(tl.int64) * Q
     for query in range(first_query, tl.minimum(first_query + Q, n_queries)):
         slot = tl.load(begins_ptr + query * n_splits + split)

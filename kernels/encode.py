@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .canonical import sums
 from .order import NOTHING, to_key
-from .products import TINY, held, pair_sums, products, sizes
+from .products import TINY, held, pair_sums, products, sizes, two_largest
 
 
 @triton.jit
@@ -195,11 +195,8 @@ def place_kernel(
         both = tl.abs(estimates)
         # False for NaN.
         both = tl.where((first + column < half)[None, :] & (both >= 0), both, -1.0)
-        top = tl.max(both, 1)
-        at = tl.argmax(both, 1)
-        is_top = column[None, :] == at[:, None]
-        signed = tl.sum(tl.where(is_top, estimates, 0.0), 1)
-        rest = tl.max(tl.where(is_top, -1.0, both), 1)
+        top, at, rest = two_largest(both, column, -1.0)
+        signed = tl.sum(tl.where(column[None, :] == at[:, None], estimates, 0.0), 1)
         second = tl.maximum(tl.maximum(second, rest), tl.minimum(best, top))
         code = tl.where(top > best, first + at + tl.where(signed < 0, half, 0), code)
         best = tl.maximum(best, top)

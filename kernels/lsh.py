@@ -69,7 +69,7 @@ def _tile(n_planes: int) -> int:
 def slack(dim: int, rows_are_exact: bool, words_are_exact: bool) -> float:
     """What an estimate may differ from the canonical sum, in sums of sizes; see docs/gpu.md."""
     halves = (not rows_are_exact) + 3 * (not words_are_exact)
-    return (halves * 2.0**-16 + (dim + 64) * 2.0**-22 * 1.125) * (1 + 2.0**-8)
+    return (halves * 2.0**-16 + (dim + 64) * 2.0**-21 * 1.125) * (1 + 2.0**-8)
 
 
 def lsh_encode(

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .canonical import sums
 from .order import NOTHING, to_key, to_score
-from .products import TINY, held, pair_sums, products, sizes
+from .products import TINY, held, pair_sums, products, sizes, two_largest
 
 
 @triton.jit
@@ -68,9 +68,7 @@ def nearest_kernel(
         estimates = total - tl.load(halves_ptr + first + column)[None, :]
         # False for NaN.
         estimates = tl.where(estimates > float("-inf"), estimates, float("-inf"))
-        top = tl.max(estimates, 1)
-        at = tl.argmax(estimates, 1)
-        rest = tl.max(tl.where(column[None, :] == at[:, None], float("-inf"), estimates), 1)
+        top, at, rest = two_largest(estimates, column, float("-inf"))
         second = tl.maximum(tl.maximum(second, rest), tl.minimum(best, top))
         code = tl.where(top > best, first + at, code)
         best = tl.maximum(best, top)

@@ -87,6 +87,14 @@ def sizes(rows, is_row, column_stride, dim, M: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
+def two_largest(numbers, column, LEAST: tl.constexpr):
+    """The largest of each row of (M, N), where it stands, and the next, at least LEAST."""
+    at = tl.argmax(numbers, 1)
+    rest = tl.max(tl.where(column[None, :] == at[:, None], LEAST, numbers), 1)
+    return tl.max(numbers, 1), at, rest
+
+
+@triton.jit
 def pair_sums(
     rows,
     row_stride,
