@@ -357,13 +357,12 @@ def device(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("n_subspaces", "n_levels"), [(1, 1), (2, 2)])
-@pytest.mark.parametrize("learn", ["ema", "gradient"])
-def test_a_book_learns_the_same_on_a_device(n_subspaces, n_levels, learn, device, rng):
+@pytest.mark.parametrize(("n_subspaces", "n_levels", "learn"), [(1, 1, "gradient"), (2, 2, "ema")])
+def test_a_book_of_the_host_learns_from_rows_on_a_device(n_subspaces, n_levels, learn, device, rng):
     books = [memcore.Codebook(12, 8, n_subspaces, n_levels, learn=learn) for _ in range(2)]
-    for i in range(3):
+    for i in range(2):
         # The distribution moves, so that codes die.
-        batch = normal(rng, 30, 8) + np.float32(4 * i)
+        batch = normal(rng, 16, 8) + np.float32(4 * i)
         codes = books[0].update(batch)
         found = books[1].update(tensor(batch))
         assert found.device.type == DEVICE
@@ -371,7 +370,7 @@ def test_a_book_learns_the_same_on_a_device(n_subspaces, n_levels, learn, device
         for name in ("codewords", "sums", "usage", "n_seeded"):
             ours, theirs = (getattr(book.state, name) for book in books)
             np.testing.assert_array_equal(ours, theirs)
-    book, rows = books[0], normal(rng, 20, 8)
+    book, rows = books[0], normal(rng, 9, 8)
     codes = book.quantize(rows)
     found = book.quantize(tensor(rows))
     np.testing.assert_array_equal(found.cpu().numpy(), codes)
