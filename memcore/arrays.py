@@ -167,7 +167,7 @@ def place(array: Any) -> str:
         return str(array.device)
     device = getattr(array, "__dlpack_device__", None)
     if device is None:
-        return "cpu"
+        return "a CUDA device" if hasattr(array, "__cuda_array_interface__") else "cpu"
     kind, number = device()
     # 1 is DLPack's number of the host.
     return "cpu" if kind == 1 else f"DLPack device {int(kind)}:{number}"

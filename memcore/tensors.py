@@ -1,8 +1,8 @@
 """Arrays on a device, as torch tensors: the counterpart of `arrays` for what a GPU computes.
 
-Triton launches through torch, so that CuPy arrays (seen through DLPack, without a copy) need torch
-too. Nothing here waits for the device: what would have to be read back to be checked is not
-checked, and the kernels leave it out instead.
+Triton launches through torch, so that the arrays of CuPy and others (seen without a copy, through
+DLPack or the CUDA array interface) need torch too. Nothing here waits for the device: what would
+have to be read back to be checked is not checked, and the kernels leave it out instead.
 """
 
 import importlib
@@ -195,10 +195,14 @@ def bools(op: str, name: str, array: Any) -> Any:
 
 
 def like(array: Any, result: Any) -> Any:
-    """A result in the library of the array that was asked with, without a copy."""
+    """A result in the library of the array that was asked with, without a copy.
+
+    A tensor where that library does not take DLPack.
+    """
     if isinstance(array, library("like").Tensor):
         return result
-    return sys.modules[type(array).__module__.split(".")[0]].from_dlpack(result)
+    owner = sys.modules[type(array).__module__.split(".")[0]]
+    return owner.from_dlpack(result) if hasattr(owner, "from_dlpack") else result
 
 
 def _seen(op: str, name: str, array: Any) -> Any:
@@ -208,4 +212,12 @@ def _seen(op: str, name: str, array: Any) -> Any:
         return array.detach()
     if arrays.place(array) == "cpu":
         raise BackendError(f"{op}: {name} is not a tensor, should be one on the others' device")
-    return torch.from_dlpack(array)
+    if hasattr(array, "__dlpack__"):
+        # Its library orders its stream before ours.
+        return torch.from_dlpack(array)
+    tensor = torch.as_tensor(array, device="cuda")
+    stream = array.__cuda_array_interface__.get("stream")
+    if stream is not None:
+        writer = torch.cuda.ExternalStream(stream, tensor.device)
+        torch.cuda.current_stream(tensor.device).wait_stream(writer)
+    return tensor
