@@ -206,7 +206,8 @@ def test_a_store_is_asked_itself():
     assert memcore.search("words", store) == (1, 2)
     assert store.asked == (("words", 10), {})
     memcore.search("words", store, 3, metric="cosine", where={"a": 1}, min_score=0.5, backend="cpu")
-    assert store.asked == (("words", 3), {"where": {"a": 1}, "min_score": 0.5})
+    options = {"where": {"a": 1}, "min_score": 0.5, "backend": "cpu"}
+    assert store.asked == (("words", 3), options)
     memcore.search("words", store, 3, banks=[7], candidates=[1], scale="s", bias="b", max_score=1)
     options = {"candidates": [1], "scale": "s", "bias": "b", "max_score": 1}
     assert store.asked == (([7], "words", 3), options)
@@ -217,5 +218,6 @@ def test_what_a_store_does_not_take():
         memcore.search("words", Store(), metric="dot")
     with pytest.raises(memcore.InputError, match=r"^search: mask is given with a store"):
         memcore.search("words", Store(), mask=[True])
-    with pytest.raises(memcore.BackendError, match=r"^search: backend is 'reference', should be"):
-        memcore.search("words", Store(), backend="reference")
+    for store, given in ((memcore.Bank(4), {}), (memcore.Arena(4), {"banks": []})):
+        with pytest.raises(memcore.BackendError, match=r"^search: backend is 'reference', should"):
+            memcore.search(np.ones((0, 4)), store, backend="reference", **given)
