@@ -147,7 +147,8 @@ class SliceScan {
         tables_(slice_words(job.keys.n_words) / kSliceLanes) {
     for (int64_t q = 0; q < end - begin; ++q) {
       uint8_t* forms = forms_.data() + q * 32 * job.keys.n_words;
-      queries_[q] = {.forms = forms, .parity = choose_forms(job.query(begin + q), forms)};
+      queries_[q].forms = forms;
+      queries_[q].parity = choose_forms(job.query(begin + q), forms);
     }
   }
 
