@@ -5,8 +5,8 @@
 #include <pybind11/stl.h>
 
 #include <optional>
-#include <vector>
 
+#include "banks_binding.h"
 #include "check.h"
 #include "handles.h"
 #include "module.h"
@@ -39,21 +39,6 @@ py::array_t<int64_t> create(Directory& directory, int64_t n) {
   const py::gil_scoped_release release;
   directory.create(n, out);
   return handles;
-}
-
-void drop(Directory& directory, const py::array& handles) {
-  const Int64Arg arg("drop", "handles", handles);
-  const py::gil_scoped_release release;
-  directory.drop(arg.view);
-}
-
-py::array_t<bool> alive(Directory& directory, const py::array& handles) {
-  const Int64Arg arg("alive", "handles", handles);
-  py::array_t<bool> found(arg.view.size);
-  bool* out = found.mutable_data();
-  const py::gil_scoped_release release;
-  directory.alive(arg.view, out);
-  return found;
 }
 
 py::array_t<int64_t> add(Directory& directory, const py::array& handles,
@@ -131,44 +116,6 @@ py::array_t<bool> contains(Directory& directory, const py::array& handles, const
   return is_there;
 }
 
-py::array_t<int64_t> count(Directory& directory, const py::array& handles) {
-  const Int64Arg arg("count", "handles", handles);
-  py::array_t<int64_t> counts(arg.view.size);
-  int64_t* out = counts.mutable_data();
-  const py::gil_scoped_release release;
-  directory.count(arg.view, out);
-  return counts;
-}
-
-py::array_t<int64_t> ids(Directory& directory, int64_t handle) {
-  std::vector<int64_t> found;
-  {
-    const py::gil_scoped_release release;
-    found = directory.ids(handle);
-  }
-  return as_array(found);
-}
-
-py::array_t<int64_t> fork(Directory& directory, const py::array& handles, int64_t n) {
-  MEMCORE_CHECK(n >= 0, kInput, "fork: n is ", n, ", should be at least 0");
-  const Int64Arg parents("fork", "handles", handles);
-  py::array_t<int64_t> forks(
-      {static_cast<py::ssize_t>(parents.view.size), static_cast<py::ssize_t>(n)});
-  int64_t* out = forks.mutable_data();
-  const py::gil_scoped_release release;
-  directory.fork(parents.view, n, out);
-  return forks;
-}
-
-void copy_from(Directory& directory, const py::array& handles, const py::array& sources) {
-  const Int64Arg targets("rollback", "handles", handles);
-  const Int64Arg origins("rollback", "sources", sources);
-  MEMCORE_CHECK(origins.view.size == targets.view.size, kShape, "rollback: sources has ",
-                origins.view.size, " entries, should have ", targets.view.size);
-  const py::gil_scoped_release release;
-  directory.copy_from(targets.view, origins.view);
-}
-
 }  // namespace
 
 void register_directory(py::module_& m) {
@@ -177,18 +124,18 @@ void register_directory(py::module_& m) {
                         "The ids of banks whose rows lie elsewhere, each with a number, its place.")
       .def(py::init<>())
       .def("new", &create, arg("n"))
-      .def("drop", &drop, arg("handles"))
-      .def("alive", &alive, arg("handles"))
+      .def("drop", &drop<Directory>, arg("handles"))
+      .def("alive", &alive<Directory>, arg("handles"))
       .def("add", &add, arg("handles"), arg("ids"), arg("places"))
       .def("update", &update, arg("handles"), arg("ids"), arg("places"), arg("skip"))
       .def("delete", &remove, arg("handles"), arg("ids"), arg("skip"))
       .def("places", &places, arg("handles"), arg("ids"),
            "The place of each row, -1 where there is none.")
       .def("contains", &contains, arg("handles"), arg("ids"))
-      .def("count", &count, arg("handles"))
-      .def("ids", &ids, arg("handle"))
-      .def("fork", &fork, arg("handles"), arg("n"))
-      .def("copy_from", &copy_from, arg("handles"), arg("sources"))
+      .def("count", &count<Directory>, arg("handles"))
+      .def("ids", &ids<Directory>, arg("handle"))
+      .def("fork", &fork<Directory>, arg("handles"), arg("n"))
+      .def("copy_from", &copy_from<Directory>, arg("handles"), arg("sources"))
       .def_property_readonly("nbytes", [](Directory& directory) {
         const py::gil_scoped_release release;
         return directory.nbytes();

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "banks_binding.h"
 #include "check.h"
 #include "handles.h"
 #include "module.h"
@@ -76,21 +77,6 @@ py::array_t<int64_t> create(Pages& pages, int64_t n, bool are_lists) {
   const py::gil_scoped_release release;
   pages.create(n, out, are_lists);
   return handles;
-}
-
-void drop(Pages& pages, const py::array& handles) {
-  const Int64Arg arg("drop", "handles", handles);
-  const py::gil_scoped_release release;
-  pages.drop(arg.view);
-}
-
-py::array_t<bool> alive(Pages& pages, const py::array& handles) {
-  const Int64Arg arg("alive", "handles", handles);
-  py::array_t<bool> found(arg.view.size);
-  bool* out = found.mutable_data();
-  const py::gil_scoped_release release;
-  pages.alive(arg.view, out);
-  return found;
 }
 
 void check(Pages& pages, const std::string& op, const std::optional<py::array>& vectors,
@@ -200,44 +186,6 @@ py::array_t<bool> contains(Pages& pages, const py::array& handles, const py::arr
   return found;
 }
 
-py::array_t<int64_t> count(Pages& pages, const py::array& handles) {
-  const Int64Arg arg("count", "handles", handles);
-  py::array_t<int64_t> counts(arg.view.size);
-  int64_t* out = counts.mutable_data();
-  const py::gil_scoped_release release;
-  pages.count(arg.view, out);
-  return counts;
-}
-
-py::array_t<int64_t> ids(Pages& pages, int64_t handle) {
-  std::vector<int64_t> found;
-  {
-    const py::gil_scoped_release release;
-    found = pages.ids(handle);
-  }
-  return as_array(found);
-}
-
-py::array_t<int64_t> fork(Pages& pages, const py::array& handles, int64_t n) {
-  MEMCORE_CHECK(n >= 0, kInput, "fork: n is ", n, ", should be at least 0");
-  const Int64Arg parents("fork", "handles", handles);
-  py::array_t<int64_t> forks(
-      {static_cast<py::ssize_t>(parents.view.size), static_cast<py::ssize_t>(n)});
-  int64_t* out = forks.mutable_data();
-  const py::gil_scoped_release release;
-  pages.fork(parents.view, n, out);
-  return forks;
-}
-
-void copy_from(Pages& pages, const py::array& handles, const py::array& sources) {
-  const Int64Arg targets("rollback", "handles", handles);
-  const Int64Arg origins("rollback", "sources", sources);
-  MEMCORE_CHECK(origins.view.size == targets.view.size, kShape, "rollback: sources has ",
-                origins.view.size, " entries, should have ", targets.view.size);
-  const py::gil_scoped_release release;
-  pages.copy_from(targets.view, origins.view);
-}
-
 py::array_t<int64_t> dead_refs(Pages& pages, int64_t column) {
   std::vector<int64_t> dead;
   {
@@ -290,8 +238,8 @@ void register_pages(py::module_& m) {
       m, "Pages", "All rows of all banks, and the operations on them. Each is all or nothing.");
   cls.def(py::init(&make), arg("dim"), arg("dtype"), arg("metric"), arg("columns"))
       .def("new", &create, arg("n"), arg("are_lists") = false)
-      .def("drop", &drop, arg("handles"))
-      .def("alive", &alive, arg("handles"))
+      .def("drop", &drop<Pages>, arg("handles"))
+      .def("alive", &alive<Pages>, arg("handles"))
       .def("check", &check, arg("op"), arg("vectors"), arg("columns"),
            "Throws what add or update would for these rows, in the name of op.")
       .def("add", &add, arg("handles"), arg("ids"), arg("vectors"), arg("columns"))
@@ -300,10 +248,10 @@ void register_pages(py::module_& m) {
       .def("delete", &remove, arg("handles"), arg("ids"), arg("skip"))
       .def("get", &get, arg("handles"), arg("ids"), arg("skip"), arg("vectors"), arg("columns"))
       .def("contains", &contains, arg("handles"), arg("ids"))
-      .def("count", &count, arg("handles"))
-      .def("ids", &ids, arg("handle"))
-      .def("fork", &fork, arg("handles"), arg("n"))
-      .def("copy_from", &copy_from, arg("handles"), arg("sources"))
+      .def("count", &count<Pages>, arg("handles"))
+      .def("ids", &ids<Pages>, arg("handle"))
+      .def("fork", &fork<Pages>, arg("handles"), arg("n"))
+      .def("copy_from", &copy_from<Pages>, arg("handles"), arg("sources"))
       .def("dead_refs", &dead_refs, arg("column"))
       .def("holds", &holds, arg("column"), arg("numbers"), "Which of these numbers are in rows.")
       .def("compact", without_gil(&Pages::compact))
