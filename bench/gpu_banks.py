@@ -20,6 +20,7 @@ def every(is_tiny: bool) -> list[GpuCase]:
         *(_arena(n_forks, is_tiny) for n_forks in (1, 8)),
         _attend(is_tiny),
         _step(is_tiny),
+        _fetch(is_tiny),
     ]
 
 
@@ -164,6 +165,40 @@ def _step(is_tiny: bool) -> GpuCase:
         write,
         check,
         4.0 * n_banks * (n + 2) * dim,
+        prepare=prepare,
+    )
+
+
+def _fetch(is_tiny: bool) -> GpuCase:
+    """Half of all banks, read from the host's memory in the place of the other half, in turn."""
+    n_banks, n, dim = (8, 30, 20) if is_tiny else (8192, 256, 128)
+    half = n_banks // 2
+    page_bytes = -(-16 * 4 * dim // 64) * 64 + 192
+
+    def prepare(queries: Any, rows: Any) -> dict[str, Any]:
+        budget = half * -(-n // 16) * page_bytes
+        arena = memcore.Arena(dim, metric="dot", device="cuda", device_bytes=budget)
+        banks = arena.new(n_banks)
+        arena.add(np.repeat(banks, n), rows.cpu().numpy())
+        return {"arena": arena, "banks": banks, "queries": queries, "turns": [0]}
+
+    def fetch(arena: Any, banks: Any, queries: Any, turns: Any) -> Any:
+        turns[0] = 1 - turns[0]
+        named = banks[half:] if turns[0] else banks[:half]
+        arena.prefetch(named)
+        # What is timed ends when the fetch has: a search waits for it.
+        return arena.search(named[:1], queries[:1], 1)
+
+    def check(given: dict[str, Any], hits: Any) -> None:
+        rows = given["rows"][half * n : (half + 1) * n]
+        same_hits(hits, reference.search(given["queries"][:1], rows, 1))
+
+    return GpuCase(
+        f"arena/prefetch of {half} banks x {n} x {dim} from the host",
+        lambda rng: {"queries": normal(rng, 4, dim), "rows": normal(rng, n_banks * n, dim)},
+        fetch,
+        check,
+        4.0 * half * n * dim,
         prepare=prepare,
     )
 

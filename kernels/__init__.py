@@ -8,7 +8,7 @@ never waits for it.
 import torch
 import triton
 
-from . import named_pages, pages
+from . import fetch, named_pages, pages
 from .aggregate import aggregate, dots, scatter
 from .attend import attend, attend_backward
 from .buckets import bucket_add, bucket_search, sketch_add
@@ -35,6 +35,7 @@ __all__ = [
     "codebook_sums",
     "decode",
     "dots",
+    "fetch",
     "hamming_search",
     "lay_out",
     "lsh_encode",

@@ -58,6 +58,27 @@ void read_slots(Pages& pages, const py::array& slots, py::array& rows, py::array
   pages.read_slots(named, row_bytes, row_ids, columns);
 }
 
+py::array_t<int64_t> page_addresses(Pages& pages, const py::array& numbers) {
+  const Int64View named = view("page_addresses", "pages", numbers);
+  std::vector<int64_t> places;
+  {
+    const py::gil_scoped_release release;
+    places = pages.page_addresses(named);
+  }
+  return as_array(places, 4);
+}
+
+// Pairs of numbers that the store tells.
+template <std::vector<int64_t> (Pages::*kTold)()>
+py::array_t<int64_t> table_of(Pages& pages) {
+  std::vector<int64_t> pairs;
+  {
+    const py::gil_scoped_release release;
+    pairs = (pages.*kTold)();
+  }
+  return as_array(pairs, 2);
+}
+
 py::tuple page_tables(Pages& pages, const py::array& handles) {
   const Int64View named = view("page_tables", "handles", handles);
   py::array_t<int64_t> ends(named.size);
@@ -90,6 +111,13 @@ void bind_pages_changes(py::class_<Pages>& cls) {
       .def("mark_changed", &mark_changed, arg("pages"), "Notes pages as written.")
       .def("read_slots", &read_slots, arg("slots"), arg("rows"), arg("ids"), arg("cells"),
            "Copies rows (n, row_bytes) as bytes, ids (n,) and cells (n_columns, n) out.")
+      .def("page_addresses", &page_addresses, arg("pages"),
+           "Where pages lie until the next compact, (n, 4): the addresses of rows, ids and cells, "
+           "and the bytes from one column's cells to the next.")
+      .def("column_nulls", &table_of<&Pages::column_nulls>,
+           "(n_columns, 2): whether cells of the column are kept, and what they are if not.")
+      .def("chunk_memory", &table_of<&Pages::chunk_memory>,
+           "(n_chunks, 2): the address and the bytes of all memory that pages are in.")
       .def("page_tables", &page_tables, arg("handles"),
            "The tables of banks one after the other, and where each ends.");
 }

@@ -12,6 +12,13 @@ namespace {
 
 constexpr int64_t kTaskRows = 64;
 
+void check_pages(const char* op, const Int64View& pages, const Slab& slab) {
+  for (int64_t i = 0; i < pages.size; ++i) {
+    MEMCORE_CHECK(pages[i] >= 0 && pages[i] < slab.n_pages(), kInput, op, ": page is ", pages[i],
+                  ", should be below ", slab.n_pages());
+  }
+}
+
 }  // namespace
 
 void Pages::reserve_journal(int64_t n_new_banks, int64_t n_moves) {
@@ -42,10 +49,7 @@ void Pages::mark_changed(const Int64View& pages) {
   const std::unique_lock<RwLock> hold(lock_);
   MEMCORE_CHECK(journal_ != nullptr, kInput,
                 "mark_changed: the store keeps no journal, should be told to");
-  for (int64_t i = 0; i < pages.size; ++i) {
-    MEMCORE_CHECK(pages[i] >= 0 && pages[i] < slab_.n_pages(), kInput, "mark_changed: page is ",
-                  pages[i], ", should be below ", slab_.n_pages());
-  }
+  check_pages("mark_changed", pages, slab_);
   reserve_journal();
   for (int64_t i = 0; i < pages.size; ++i)
     journal_->write(static_cast<int32_t>(pages[i]), 0, kPageRows);
@@ -70,6 +74,34 @@ void Pages::read_slots(const Int64View& slots, uint8_t* rows, int64_t* ids,
         cells[column][i] = slab_.cells(static_cast<int>(column), page)[lane];
     }
   });
+}
+
+std::vector<int64_t> Pages::page_addresses(const Int64View& pages) {
+  const std::shared_lock<RwLock> hold(lock_);
+  check_pages("page_addresses", pages, slab_);
+  const auto number = [](const void* place) { return reinterpret_cast<intptr_t>(place); };
+  std::vector<int64_t> places;
+  places.reserve(4 * pages.size);
+  for (int64_t i = 0; i < pages.size; ++i) {
+    const auto page = static_cast<int32_t>(pages[i]);
+    const int64_t* cells = slab_.n_columns() > 0 ? slab_.stored_cells(0, page) : slab_.ids(page);
+    places.insert(places.end(), {number(slab_.rows(page)), number(slab_.ids(page)), number(cells),
+                                 slab_.column_stride(page)});
+  }
+  return places;
+}
+
+std::vector<int64_t> Pages::column_nulls() {
+  const std::shared_lock<RwLock> hold(lock_);
+  std::vector<int64_t> nulls;
+  for (int column = 0; column < slab_.n_columns(); ++column)
+    nulls.insert(nulls.end(), {slab_.is_stored(column), slab_.null_of(column)});
+  return nulls;
+}
+
+std::vector<int64_t> Pages::chunk_memory() {
+  const std::shared_lock<RwLock> hold(lock_);
+  return slab_.chunk_memory();
 }
 
 std::vector<int64_t> Pages::page_tables(const Int64View& handles, int64_t* ends) {

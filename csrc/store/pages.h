@@ -79,6 +79,14 @@ class Pages {
   // What is in these slots: rows (n, dim) as bytes, ids (n,) and cells, one (n,) for each column.
   void read_slots(const Int64View& slots, uint8_t* rows, int64_t* ids,
                   const std::vector<int64_t*>& cells);
+  // Where pages lie, for who reads them past the store while nobody writes: (n, 4), the addresses
+  // of rows, ids and cells, and the bytes from one column's cells to the next. It stays until the
+  // next compact.
+  std::vector<int64_t> page_addresses(const Int64View& pages);
+  // (n_columns, 2): whether cells of the column are kept, and what they are to be taken for if not.
+  std::vector<int64_t> column_nulls();
+  // (n_chunks, 2): the address and the bytes of all memory that pages are in.
+  std::vector<int64_t> chunk_memory();
   // The tables of these banks one after the other; ends (n,) says where each ends.
   std::vector<int64_t> page_tables(const Int64View& handles, int64_t* ends);
 

@@ -271,6 +271,15 @@ void Slab::trim() {
   }
 }
 
+std::vector<int64_t> Slab::chunk_memory() const {
+  std::vector<int64_t> memory;
+  for (const Chunk& chunk : chunks_) {
+    memory.push_back(reinterpret_cast<intptr_t>(chunk.memory));
+    memory.push_back(chunk.n_bytes);
+  }
+  return memory;
+}
+
 std::string Slab::content(int32_t page) const {
   std::string bytes;
   const auto append = [&](const void* part, int64_t n) {

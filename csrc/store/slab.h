@@ -59,11 +59,15 @@ class Slab {
     return is_stored(column) ? stored_cells(column, page) : columns_[column].nulls;
   }
   bool is_stored(int column) const { return columns_[column].is_stored; }
-  // Cells of a column that is stored.
+  // Where the cells of a column are, once it is stored.
   int64_t* stored_cells(int column, int32_t page) const {
     const Chunk& c = chunk(page);
     return c.cells + (column * c.n_pages + page - c.first) * kPageRows;
   }
+  // What a cell of a column is that is not stored, in a lane with a row.
+  int64_t null_of(int column) const { return columns_[column].nulls[0]; }
+  // From the cells of one column to those of the next, in bytes, within the chunk of a page.
+  int64_t column_stride(int32_t page) const { return chunk(page).n_pages * kPageRows * 8; }
   // Keeps the cells of a column from now on.
   void store(int column) noexcept;
   uint8_t* row(int64_t slot) const { return rows(page_of(slot)) + lane_of(slot) * row_bytes_; }
@@ -108,6 +112,10 @@ class Slab {
 
   // All bytes of a page: rows, block, ids, cells.
   std::string content(int32_t page) const;
+
+  // (n_chunks, 2): where the memory of each chunk begins, and its bytes. It stays until the next
+  // trim.
+  std::vector<int64_t> chunk_memory() const;
 
   int64_t n_pages() const { return n_pages_; }
   int64_t n_free_pages() const { return static_cast<int64_t>(free_.size()); }

@@ -72,7 +72,8 @@ class Arena:
             index: what narrows searches: None, "ivf", "lsh", an `LSH`, or an index's options.
             device_bytes: what rows may take on the GPU; None for all that there is. Banks beyond it
                 are fetched when they are searched, in the place of those that were not searched for
-                longest; with 0 the CPU does everything.
+                longest; with 0 the CPU does everything. Once some do not fit, the host's copy of
+                all rows is page-locked, so that the GPU reads it.
 
         Raises:
             BackendError: a device that is not there, or without torch and Triton.

@@ -84,6 +84,9 @@ class DevicePages:
     def drop(self, handles: Ints) -> None:
         """As the page store; while a CUDA graph is captured too, since marks are collected then."""
         with self.mirror.section():
+            # A capture may not wait, and nobody misses what a fetch may find here.
+            if not self.mirror.is_capturing:
+                self.mirror.turns.arrive()
             self.host.drop(handles)
             self.mirror.follow()
 
@@ -91,6 +94,7 @@ class DevicePages:
         """Give memory back, here and there: what is mirrored is copied anew."""
         with self.mirror.section():
             self.mirror.check_writable("compact")
+            self.mirror.let_go()
             self.host.compact()
             self.mirror.rebuild()
 
@@ -105,6 +109,8 @@ class DevicePages:
     def _write(self, op: str, method: Any, *given: Any) -> Any:
         with self.mirror.section():
             self.mirror.check_writable(op)
+            # The device may be reading the host's rows.
+            self.mirror.turns.arrive()
             try:
                 return method(*given)
             finally:

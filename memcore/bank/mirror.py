@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import tensors
+from memcore.bank import driver
 from memcore.bank.collection import no_collection
+from memcore.bank.pinned import Pinned
 from memcore.bank.published import Published, Rows
 from memcore.bank.turns import Turns
 from memcore.errors import BackendError
@@ -74,6 +76,7 @@ class Mirror:
             self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
             self._published = Published(self._torch, self.kernels, self.layout, device, pages)
         self.root = self._published.root
+        self._pinned = Pinned(pages, driver.opened(device), self.turns)
         self._lock = RLock()
         self._follows = False
         self._begin(self._n_within_budget())
@@ -103,6 +106,8 @@ class Mirror:
         # What the device must be told beside the journal's changes.
         self._moved: list[Ints] = []
         self._judged: list[Ints] = []
+        # Pages that have a place, and whose rows are on the host alone.
+        self._coming: list[Ints] = []
         if n_most:
             self._pages.start_journal()
 
@@ -181,6 +186,8 @@ class Mirror:
         try:
             while self._copy_changes(waits):
                 pass
+            if self.is_limited and self._n_most:
+                self._pinned.follow()
             self.is_behind = False
         except self._torch.OutOfMemoryError:
             # Not even tables fit, so nothing is held: the host's engine answers all searches.
@@ -204,6 +211,8 @@ class Mirror:
             return True
         if self._n_most == 0 or self.is_capturing:
             return False
+        if self.is_behind:
+            self.follow()
         try:
             self._make_room()
         except BaseException:
@@ -211,6 +220,10 @@ class Mirror:
             raise
         self.follow(waits=False)
         return not self._is_cold(handles)
+
+    def let_go(self) -> None:
+        """Have nothing read the host's memory, before the store gives some of it back."""
+        self._pinned.release()
 
     def rebuild(self) -> None:
         """Give all memory back, and copy the store anew."""
@@ -234,7 +247,7 @@ class Mirror:
         missing = kept[self._addresses[kept] == 0]
         with self.turns.writing(waits=False):
             n_placed = self._place(missing)
-        self._pages.mark_changed(missing[:n_placed])
+        self._coming.append(missing[:n_placed])
         self._judge(ranked)
 
     def _n_within_budget(self) -> int:
@@ -260,7 +273,8 @@ class Mirror:
         changes = self._pages.take_changes()
         slots, copies, banks = changes["slots"], changes["copies"], changes["banks"]
         moves = changes["moves"]
-        if not any(map(len, (slots, copies, moves, banks, self._moved, self._judged))):
+        told = (self._moved, self._judged, self._coming)
+        if not any(map(len, (slots, copies, moves, banks, *told))):
             return False
         numbers = (slots // 16, copies, moves // 16, changes["entries"])
         last = max(int(each.max(initial=0)) for each in numbers)
@@ -275,8 +289,11 @@ class Mirror:
         # Pages that come to hold rows get an address; those that get none stay on the host.
         holding = np.unique(np.concatenate([slots[: changes["n_rows"]] // 16, copies[:, 1]]))
         self._place(holding[self._addresses[holding] == 0])
+        coming, *fetched = self._fetched()
         is_there = self._addresses[copies] != 0
         is_row_there = self._addresses[moves // 16] != 0
+        is_there[:, 0] &= ~np.isin(copies[:, 0], coming)
+        is_row_there[:, 0] &= ~np.isin(moves[:, 0] // 16, coming)
         # What comes of a page that is not there is sent from the host, by the next turn.
         bare = copies[is_there[:, 1] & ~is_there[:, 0], 1]
         bare_rows = moves[is_row_there[:, 1] & ~is_row_there[:, 0], 1]
@@ -284,7 +301,8 @@ class Mirror:
         self._note(banks)
         is_held = self._addresses[slots // 16] != 0
         n_rows = int(is_held[: changes["n_rows"]].sum())
-        rows = Rows(copies[is_there.all(1)], moves[is_row_there.all(1)], slots[is_held], n_rows)
+        kept = (copies[is_there.all(1)], moves[is_row_there.all(1)], slots[is_held], n_rows)
+        rows = Rows(*kept, *fetched)
         moved = np.unique(np.concatenate([np.zeros(0, np.int64), *self._moved]))
         index = np.unique(np.concatenate([banks[:, 0], *self._judged]))
         self._moved, self._judged = [], []
@@ -293,6 +311,21 @@ class Mirror:
         self._published.reserve(len(self._addresses), changes["pool_size"], len(self._heads))
         entries = (changes["places"], changes["entries"])
         self._published.put(rows, (moved, self._addresses[moved]), entries, (index, heads))
+
+    def _fetched(self) -> tuple[Ints, Ints, Ints]:
+        """Pages whose rows are to come; those that the device fetches, and nulls, as `Rows` says.
+
+        The others are sent from the host, by the next turn.
+        """
+        coming = np.unique(np.concatenate([np.zeros(0, np.int64), *self._coming]))
+        self._coming = []
+        coming = coming[self._addresses[coming] != 0]
+        is_seen, places = self._pinned.places(coming)
+        self._pages.mark_changed(coming[~is_seen])
+        there, stride = places[:, :3] - self.root.data_ptr(), places[:, 3:]
+        to = self._addresses[coming[is_seen], None]
+        fetched = np.concatenate([to, there // 16, stride // 16], 1)
+        return coming, fetched, self._pages.column_nulls()
 
     def _place(self, pages: Ints) -> int:
         """Give pages an address, from the first on; how many got one."""

@@ -26,12 +26,17 @@ class Rows(NamedTuple):
         moves: (n, 2), from which slot to which; then.
         slots: (n,) that are written, then those that are wiped.
         n_written: how many of slots hold rows.
+        fetched: (n, 5), where whole pages go and where the device finds them in the host's memory,
+            as `fetch_pages` takes it; last of all.
+        nulls: (n_columns, 2), of the columns of those.
     """
 
     copies: Ints
     moves: Ints
     slots: Ints
     n_written: int
+    fetched: Ints
+    nulls: Ints
 
 
 class Published:
@@ -53,6 +58,7 @@ class Published:
         """
         self._torch = torch
         self._kernels = kernels.pages
+        self._fetch_pages = kernels.fetch.fetch_pages
         self._layout = layout
         self._pages = pages
         self._device = device
@@ -102,7 +108,8 @@ class Published:
         root = np.array([at, len(tables["heads"]), *others])
         n_first = min(rows.n_written, self._n_at_once)
         first = np.concatenate([slots[:n_first], slots[rows.n_written :]])
-        named = [*addresses, *entries, *heads, root, rows.copies, rows.moves]
+        pages = [rows.copies, rows.moves, rows.fetched, rows.nulls]
+        named = [*addresses, *entries, *heads, root, *pages]
         written, sent = self._send(slots[:n_first], [first, *named])
         directory = tables["addresses"]
         directory[sent[0]] = sent[1]
@@ -113,6 +120,7 @@ class Published:
             part = slots[begin : min(rows.n_written, begin + self._n_at_once)]
             written, _ = self._send(part, [part])
             self._kernels.write_pages(layout, self.root, directory, *written)
+        self._fetch_pages(layout, self.root, sent[9], sent[10])
         tables["tables"][sent[2]] = sent[3].to(self._torch.int32)
         tables["heads"][sent[4]] = sent[5]
         self.root.copy_(sent[6])

@@ -107,6 +107,18 @@ class Turns:
             end.synchronize()
             self._end = None
 
+    def arrive(self) -> None:
+        """Wait until what was written without a wait is there: until then it reads the host."""
+        if self._end is not None:
+            self._end.synchronize()
+            self._end = None
+
+    def finish(self) -> None:
+        """Wait until the reads and writes that are under way are done."""
+        if self._cuda is not None:
+            _follow(self._own, self._reads)
+            self._own.synchronize()
+
     def settle(self) -> None:
         """Wait until the device is idle."""
         if self._cuda is not None:

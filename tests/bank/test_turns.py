@@ -34,6 +34,9 @@ class Cuda:
                 assert self not in outer.capturing
                 self.before |= event.done
 
+            def synchronize(self):
+                outer.waits.append(frozenset(self.before))
+
             def launch(self, name):
                 self.work.append((name, frozenset(self.before)))
                 self.before.add(name)
@@ -145,6 +148,27 @@ def test_memory_is_used_again_after_the_reads():
     gc.collect()
     assert "a" in own.before
     assert cuda.waits == []
+
+
+def test_before_the_host_is_written_a_fetch_arrives():
+    cuda, turns, _owner = made()
+    write(cuda, turns, "fetch", waits=False)
+    turns.arrive()
+    assert cuda.waits == [{"fetch"}]
+    turns.arrive()
+    write(cuda, turns, "w")
+    turns.arrive()
+    assert cuda.waits == [{"fetch"}, {"fetch", "w"}]
+
+
+def test_before_memory_goes_reads_and_writes_are_done():
+    cuda, turns, _owner = made()
+    read(cuda, turns, "a")
+    read(cuda, turns, "b", cuda.Stream())
+    write(cuda, turns, "w", waits=False)
+    read(cuda, turns, "c")
+    turns.finish()
+    assert cuda.waits == [{"a", "b", "w", "c"}]
 
 
 def test_two_buffers_take_turns():

@@ -150,6 +150,25 @@ def _variants() -> dict[str, Variant]:
         {"num_warps": 4},
         96,
     )
+    fetched = dict.fromkeys(("origin_ptr", "places_ptr"), LONGS)
+    found["pages of the host"] = Variant(
+        "fetch.fetch_kernel",
+        {**fetched, "nulls_ptr": LONGS, "n_units": "i32!", "n_columns": "i32", "ids_at": "i32!"},
+        {"N": 512},
+        {"num_warps": 4},
+        64,
+    )
+    for name, item in (("float32", tl.float32), ("bfloat16", tl.bfloat16)):
+        found[f"norms of pages, {name}"] = Variant(
+            "fetch.norm_kernel",
+            {**fetched, "dim": "i32!", "ids_at": "i32!"},
+            {"ITEM": item},
+            options,
+            64,
+            # Of the square root.
+            divides=True,
+            **canonical,
+        )
     found["copies of pages"] = Variant(
         "pages.copy_kernel",
         {**dict.fromkeys(("origin_ptr", "directory_ptr", "copies_ptr"), LONGS), "n_words": "i32!"},
