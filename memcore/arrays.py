@@ -104,6 +104,14 @@ def differentiates(*given: Any) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+def is_traced(array: Any) -> bool:
+    """Whether this is a call that torch.compile or torch.export traces, with a tensor."""
+    torch: Any = sys.modules.get("torch")
+    if not hasattr(torch, "Tensor") or not torch.compiler.is_compiling():
+        return False
+    return isinstance(array, torch.Tensor)
+
+
 def ints(op: str, name: str, array: Any) -> NDArray[np.int64]:
     """Any array of whole numbers as int64; bools and floats are refused."""
     if array.__class__ is np.ndarray and array.dtype is _INT64:
@@ -165,6 +173,8 @@ def place(array: Any) -> str:
     """Where an array lies: "cpu", or the device in its library's words."""
     if _torch_of(array) is not None:
         return str(array.device)
+    if isinstance(array, np.ndarray):
+        return "cpu"
     device = getattr(array, "__dlpack_device__", None)
     if device is None:
         return "a CUDA device" if hasattr(array, "__cuda_array_interface__") else "cpu"

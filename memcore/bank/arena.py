@@ -313,6 +313,7 @@ class Arena:
         Cost:
             The pages of the banks that are named, once for all queries that share them.
         """
+        is_traced = queries.__class__ is not np.ndarray and arrays.is_traced(queries)
         if (
             where is None
             and candidates is None
@@ -321,6 +322,7 @@ class Arena:
             and min_score is None
             and max_score is None
             and backend is None
+            and not is_traced
         ):
             hits: Hits | None = None
             if n_probes is None and recall is None:
@@ -334,6 +336,10 @@ class Arena:
             raise BackendError(f"search: backend is {backend!r}, should be {engine!r} for a store")
         limits = searches.Limits(candidates, scale, bias, min_score, max_score, n_probes, recall)
         library: Any = gradients if arrays.differentiates(queries) else searches
+        if is_traced:
+            from memcore.bank import traced
+
+            library = traced
         found: Hits = library.search(self._store, banks, queries, k, where, limits)
         return found
 

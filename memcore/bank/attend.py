@@ -15,7 +15,7 @@ from memcore.bank import reads, searches
 from memcore.bank.gradients import moment, places, rows_of
 from memcore.bank.store import Store
 from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
-from memcore.hits import Read
+from memcore.hits import Hits, Read
 
 Array = NDArray[Any]
 
@@ -59,6 +59,7 @@ def attend(
     is_there = store.mirror is not None and store.mirror.has(queries)
     # Payloads are on the host; what is read of them goes back.
     is_there = is_there and not isinstance(values, str)
+    is_traced = arrays.is_traced(queries) and not isinstance(values, str)
     library: Any = products
     if is_there or arrays.differentiates(queries, beta, values):
         from memcore import autograd
@@ -68,23 +69,39 @@ def attend(
         raise DtypeError(f"attend: k is {k!r}, should be an int")
     if steps < 1:
         raise InputError(f"attend: steps is {steps}, should be at least 1")
-    if arrays.place(beta) == "cpu" and not (arrays.reals("attend", "beta", beta) > 0).all():
-        raise InputError(f"attend: beta is {beta}, should be above 0")
-    read_once = _read_there if is_there else _read
-    with moment(store, "attend", banks, queries if is_there else None) as at:
-        asked = library.rows("attend", "queries", queries) if is_there else queries
-        for step in range(steps):
-            given = values if step == steps - 1 else None
-            read, shape = read_once(library, store, at, asked, int(k), beta, given, where)
-            asked = read.out.reshape(*shape, -1)
+    if is_traced:
+        if isinstance(beta, (int, float)) and not beta > 0:
+            raise InputError(f"attend: beta is {beta}, should be above 0")
+        read = _steps(_read_traced, library, store, banks, queries, k, beta, values, steps, where)
+    else:
+        if arrays.place(beta) == "cpu" and not (arrays.reals("attend", "beta", beta) > 0).all():
+            raise InputError(f"attend: beta is {beta}, should be above 0")
+        with moment(store, "attend", banks, queries if is_there else None) as at:
+            asked = library.rows("attend", "queries", queries) if is_there else queries
+            once = _read_there if is_there else _read
+            read = _steps(once, library, store, at, asked, int(k), beta, values, steps, where)
     if library is products:
         read = Read(*(x if x is None else arrays.like(queries, x) for x in read))
-    elif is_there:
+    elif is_there and not is_traced:
         read = Read(*(x if x is None else tensors.like(queries, x) for x in read))
     if not (return_lse or return_weights):
         return read.out
     weights = (read.weights, read.ids) if return_weights else (None, None)
     return Read(read.out, read.lse if return_lse else None, *weights)
+
+
+def _steps(
+    once: Any, library: Any, store: Store, banks: Any, queries: Any, k: int, beta: Any,
+    values: Any, steps: int, where: Any,
+) -> Any:  # fmt: skip
+    """One read after the other, each asking with what the one before it read; the last's values."""
+    asked = queries
+    read: Any = None
+    for step in range(steps):
+        given = values if step == steps - 1 else None
+        read, shape = once(library, store, banks, asked, k, beta, given, where)
+        asked = read.out.reshape(*shape, -1)
+    return read
 
 
 def _read(
@@ -135,11 +152,35 @@ def _read_there(
     values: Any,
     where: Any,
 ) -> tuple[Read, tuple[int, ...]]:
-    """One read on the device of the queries; an id that names no value adds nothing."""
+    """One read on the device of the queries."""
     with in_name_of("attend"):
         hits = searches.search(store, banks, queries, k, where)
-    shape = tuple(hits.ids.shape[:-1])
     keys = rows_of(store, "attend", banks, hits)[0]
+    return _read_of(library, store, queries, hits, keys, beta, values)
+
+
+def _read_traced(
+    library: Any,
+    store: Store,
+    banks: Any,
+    queries: Any,
+    k: int,
+    beta: Any,
+    values: Any,
+    where: Any,
+) -> tuple[Read, tuple[int, ...]]:
+    """One read while torch traces, of the rows of the moment in which the graph searches."""
+    from memcore.bank import traced
+
+    hits, keys = traced.rows(store, banks, queries, k, where)
+    return _read_of(library, store, queries, hits, keys, beta, values)
+
+
+def _read_of(
+    library: Any, store: Store, queries: Any, hits: Hits, keys: Any, beta: Any, values: Any
+) -> tuple[Read, tuple[int, ...]]:
+    """The read of hits and their rows, all tensors; an id that names no value adds nothing."""
+    shape = tuple(hits.ids.shape[:-1])
     ids = places(hits)
     scores = hits.scores.reshape(ids.shape)
     if arrays.differentiates(queries):
@@ -156,7 +197,7 @@ def _read_there(
             )
         of_value = library.within(hits.ids.reshape(ids.shape), len(read))
     out = library.aggregate(weights, read, of_value).reshape(*shape, read.shape[1])
-    return Read(out, lse.reshape(shape), weights.reshape(*shape, k), hits.ids), shape
+    return Read(out, lse.reshape(shape), weights.reshape(*shape, ids.shape[1]), hits.ids), shape
 
 
 def _logits(library: Any, beta: Any, scores: Any, ids: Any) -> Any:

@@ -301,6 +301,7 @@ class Bank:
             and max_score is None
             and backend is None
             and not self._is_open
+            and (queries.__class__ is np.ndarray or not arrays.is_traced(queries))
         ):
             hits: Hits | None = None
             if n_probes is None and recall is None:

@@ -23,15 +23,7 @@ def search(store: Store, banks: Any, queries: Any, k: Any, where: Any, limits: L
     """`searches.search` for tensors of queries that need a gradient: the same values and ids."""
     from memcore import autograd
 
-    wanted = {}
-    for name, field, missing in (("scale", limits.scale, 1.0), ("bias", limits.bias, 0.0)):
-        column = searches.weight(store, name, field)
-        if column is not None:
-            wanted[name] = Numbers(column, missing)
-    with moment(store, "search", banks, queries) as at:
-        hits = searches.search(store, at, queries, k, where, limits)
-        keys, numbers = rows_of(store, "search", at, hits, [*wanted.values()])
-    weights = dict(zip(wanted, numbers, strict=True))
+    hits, keys, weights = found(store, banks, queries, k, where, limits)
     ids = places(hits)
     scores = autograd.attach(
         hits.scores.reshape(ids.shape),
@@ -43,6 +35,21 @@ def search(store: Store, banks: Any, queries: Any, k: Any, where: Any, limits: L
         weights.get("bias"),
     )
     return Hits(scores.reshape(hits.scores.shape), hits.ids)
+
+
+def found(
+    store: Store, banks: Any, queries: Any, k: Any, where: Any, limits: Limits
+) -> tuple[Hits, Any, dict[str, Any]]:
+    """The hits, their rows as `rows_of` gives them, and the scale and bias of each where asked."""
+    wanted = {}
+    for name, field, missing in (("scale", limits.scale, 1.0), ("bias", limits.bias, 0.0)):
+        column = searches.weight(store, name, field)
+        if column is not None:
+            wanted[name] = Numbers(column, missing)
+    with moment(store, "search", banks, queries) as at:
+        hits = searches.search(store, at, queries, k, where, limits)
+        keys, numbers = rows_of(store, "search", at, hits, [*wanted.values()])
+    return hits, keys, dict(zip(wanted, numbers, strict=True))
 
 
 @contextmanager

@@ -5,7 +5,9 @@ The verbs are elsewhere: writes, reads, searches. Banks, one by one, are known t
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,10 +43,12 @@ class Store:
         mirror: their copy on a device, or None.
         tables: the objects that rows name by number.
         no_cells: the columns of a write that gives neither fields nor payloads.
+        number: under which it is among STORES.
     """
 
     __slots__ = (
-        "dim", "dtype", "index", "metric", "mirror", "no_cells", "pages", "schema", "tables"
+        "__weakref__", "dim", "dtype", "index", "metric", "mirror", "no_cells", "number", "pages",
+        "schema", "tables",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +96,8 @@ class Store:
         else:
             self.pages = index_.pages(self.index, self.dim, dtype, metric, kinds)
         self.tables = Tables(self.pages, self.schema.interned)
+        self.number = next(_NUMBERS)
+        STORES[self.number] = self
 
     def drop(self, banks: Ints) -> None:
         """Give up banks (n,), their rows and what only those held."""
@@ -157,3 +163,8 @@ class Store:
         if payloads is not None:
             given[self.schema.payloads] = fields_.flatten(op, "payloads", payloads, shape)
         return given
+
+
+# All stores there are, by a number that stands for one where only numbers can.
+STORES: WeakValueDictionary[int, Store] = WeakValueDictionary()
+_NUMBERS = count()

@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 
 from memcore import arrays
-from memcore.backends import engine, search_plain
-from memcore.errors import InputError, ShapeError
+from memcore.backends import search_plain
+from memcore.errors import InputError
 from memcore.hits import Hits
-from memcore.ops import arguments
+from memcore.ops import plain
 from memcore.ops.hamming import hamming_search
-from memcore.ops.search_device import search_device
+from memcore.ops.plain import METRICS
 
-METRICS = ("dot", "cosine", "l2")
-
-_INF = float("inf")
+__all__ = ["METRICS", "search", "search_ragged"]
 
 
 def search(
@@ -91,6 +89,7 @@ def search(
         and min_score is None
         and max_score is None
         and backend is None
+        and (queries.__class__ is np.ndarray or not arrays.is_traced(queries))
     ):
         hits = search_plain(queries, keys, k, metric)
         if hits is not None:
@@ -190,7 +189,13 @@ def _attached(
     backend: str | None,
 ) -> Hits:
     """The hits, whose scores have gradients where tensors need them."""
-    hits = _search(op, queries, keys, offsets, segments, k, metric, limits, backend)
+    if arrays.is_traced(queries):
+        from memcore.ops import traced
+
+        limits = (*map(traced.tensor, limits[:4]), *limits[4:])
+        hits = traced.search(queries, keys, offsets, segments, k, metric, limits, backend)
+    else:
+        hits = plain.search(op, queries, keys, offsets, segments, k, metric, limits, backend)
     if queries.__class__ is np.ndarray and keys.__class__ is np.ndarray:
         return hits
     scale, bias = limits[2:4]
@@ -200,74 +205,6 @@ def _attached(
 
     found = autograd.rows(op, "scores", hits.scores), autograd.ints(op, "ids", hits.ids)
     return Hits(autograd.attach(*found, queries, keys, metric or "dot", scale, bias), found[1])
-
-
-def _search(
-    op: str,
-    queries: Any,
-    keys: Any,
-    offsets: Any,
-    segments: Any,
-    k: Any,
-    metric: str | None,
-    limits: tuple[Any, ...],
-    backend: str | None,
-) -> Hits:
-    mask, candidates, scale, bias, min_score, max_score = limits
-    low = -_INF if min_score is None else arguments.bound(op, "min_score", min_score)
-    high = _INF if max_score is None else arguments.bound(op, "max_score", max_score)
-    if metric is None:
-        metric = "dot"
-    elif metric not in METRICS:
-        raise InputError(f"{op}: metric is {metric!r}, should be one of {', '.join(METRICS)}")
-    if backend == "triton" or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
-        given = (queries, keys, offsets, segments, k, metric, limits[:4], low, high, backend)
-        return search_device(op, *given)
-    run = engine(op, backend)
-    asked, _ = arrays.vectors(op, "queries", queries)
-    rows, _ = arrays.vectors(op, "keys", keys)
-    if asked.ndim == 1:
-        asked = asked[None]
-    try:
-        n_queries, dim = asked.shape
-        n_keys, key_dim = rows.shape
-    except ValueError:
-        raise ShapeError(_misfit(op, asked, rows)) from None
-    if dim != key_dim or not dim:
-        raise ShapeError(_misfit(op, asked, rows))
-    if k.__class__ is int and k >= 0:
-        width = k
-    else:
-        k, width = arguments.widths(op, k, n_queries)
-    if offsets is not None:
-        offsets, segments = arguments.segmentation(op, offsets, segments, n_queries, n_keys)
-    if mask is not None:
-        mask = arguments.mask(op, mask, n_queries, n_keys)
-    if candidates is not None:
-        candidates = arguments.candidates(op, candidates, n_queries, n_keys)
-    if scale is not None:
-        scale = arguments.weights(op, "scale", scale, n_keys)
-    if bias is not None:
-        bias = arguments.weights(op, "bias", bias, n_keys)
-    scores, ids = arguments.outputs(op, n_queries, width)
-    run(
-        asked,
-        rows,
-        offsets,
-        segments,
-        k,
-        metric,
-        mask,
-        candidates,
-        scale,
-        bias,
-        low,
-        high,
-        None,
-        scores,
-        ids,
-    )
-    return Hits(arrays.like(queries, scores), arrays.like(queries, ids))
 
 
 def _search_store(
@@ -290,14 +227,3 @@ def _search_store(
     given = {name: value for name, value in options.items() if value is not None}
     hits: Hits = store.search(*(() if banks is None else (banks,)), queries, k, **given)
     return hits
-
-
-def _misfit(op: str, queries: np.ndarray[Any, Any], keys: np.ndarray[Any, Any]) -> str:
-    """The sentence of the first shape that does not fit."""
-    if queries.ndim != 2:
-        return f"{op}: queries has shape {queries.shape}, should be (n_queries, dim) or (dim,)"
-    if keys.ndim != 2:
-        return f"{op}: keys has shape {keys.shape}, should be (n_keys, dim)"
-    if queries.shape[1] != keys.shape[1]:
-        return f"{op}: keys has dim {keys.shape[1]}, should be {queries.shape[1]} as queries has"
-    return f"{op}: keys has dim 0, should be at least 1"

@@ -4,12 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays, tensors
-from memcore.backends import engine
-from memcore.errors import BackendError, ShapeError
+from memcore import arrays
 from memcore.hits import Hits
-from memcore.ops import arguments
-from memcore.ops.device import hits
+from memcore.ops import plain
 
 
 def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
@@ -38,46 +35,16 @@ def topk(scores: Any, k: Any = 10, *, backend: str | None = None) -> Hits:
         >>> memcore.topk([2.0, 5.0, 5.0, 1.0], 3).ids.tolist()
         [[1, 2, 0]]
     """
-    if backend == "triton" or (
-        scores.__class__ is not np.ndarray and arrays.place(scores) != "cpu"
-    ):
-        return _topk_device(scores, k, backend)
-    run = engine("topk", backend)
-    rows = arrays.floats("topk", "scores", scores)
-    if rows.ndim == 1:
-        rows = rows[None]
-    elif rows.ndim != 2:
-        raise ShapeError(f"topk: scores has shape {rows.shape}, should be (n_queries, n)")
-    n_queries = len(rows)
-    if k.__class__ is int and k >= 0:
-        width = k
-    else:
-        k, width = arguments.widths("topk", k, n_queries)
-    best, ids = arguments.outputs("topk", n_queries, width)
-    run(rows, k, best, ids)
     if scores.__class__ is np.ndarray:
-        return tuple.__new__(Hits, (best, ids))
-    return _attached(scores, arrays.like(scores, best), arrays.like(scores, ids))
+        return plain.topk(scores, k, backend)
+    if arrays.is_traced(scores):
+        from memcore.ops import traced
 
+        found = traced.topk(scores, k, backend)
+    else:
+        found = plain.topk(scores, k, backend)
+    if not arrays.differentiates(scores):
+        return found
+    from memcore import autograd
 
-def _attached(scores: Any, best: Any, ids: Any) -> Hits:
-    """The hits, with gradients for scores that need them."""
-    if arrays.differentiates(scores):
-        from memcore import autograd
-
-        best = autograd.attach_best(best, ids, scores)
-    return Hits(best, ids)
-
-
-def _topk_device(scores: Any, k: Any, backend: str | None) -> Hits:
-    """The hits on the device of the scores, in their library; nothing waits for it."""
-    if backend not in (None, "triton"):
-        raise BackendError(f"topk: backend is {backend!r}, should be 'triton' on a device")
-    device = tensors.device_of("topk", ("scores", scores))
-    rows = tensors.vectors("topk", "scores", scores)
-    rows = rows[None] if rows.ndim == 1 else rows
-    if rows.ndim != 2:
-        raise ShapeError(f"topk: scores has shape {tuple(rows.shape)}, should be (n_queries, n)")
-    k, best, ids = hits("topk", k, len(rows), device)
-    engine("topk", "triton")(rows, k, best, ids)
-    return _attached(scores, tensors.like(scores, best), tensors.like(scores, ids))
+    return Hits(autograd.attach_best(*found, scores), found.ids)
