@@ -182,7 +182,7 @@ class DevicePages:
         are_forks = mirror.are_forks
         if isinstance(handles, np.ndarray):
             are_forks = are_forks or _repeat(handles)
-            handles = mirror.handles(handles)
+            handles = mirror.repeated(handles.reshape(-1))
         kernels, hits = mirror.kernels, (scores, ids)
         on_host = isinstance(scores, np.ndarray)
         with mirror.turns.reading("search"):
@@ -204,7 +204,7 @@ class DevicePages:
                 handles,
                 asked,
                 lengths,
-                k if isinstance(k, int) else mirror.sent(k),
+                k if isinstance(k, int) else mirror.repeated(k),
                 self.metric,
                 kernels.Limits(conditions, candidates, scale, bias, low, high),
                 *hits,
@@ -264,7 +264,7 @@ class DevicePages:
         constants[floats] ^= _HIGHEST
         ends = np.cumsum([0, *lengths])
         is_shared = len(programs) == 1 and not index.any()
-        sent = map(self.mirror.sent, (steps, constants, ends, index))
+        sent = map(self.mirror.repeated, (steps, constants, ends, index))
         return self.mirror.kernels.Conditions(*sent, is_shared)
 
 

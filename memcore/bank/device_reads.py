@@ -91,7 +91,7 @@ def _places(store: Store, op: str, handles: Any, ids: Any) -> Iterator[Any]:
             yield None
             return
         if isinstance(handles, np.ndarray):
-            handles = mirror.handles(handles)
+            handles = mirror.repeated(handles.reshape(-1))
         with mirror.turns.reading(op):
             kernels, given = mirror.kernels, (mirror.longest, handles, ids)
             yield kernels.named_pages.find(mirror.layout, mirror.root, *given)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from memcore import tensors
 from memcore.bank import driver
 from memcore.bank.collection import no_collection
+from memcore.bank.constants import Constants
 from memcore.bank.pinned import Pinned
 from memcore.bank.published import Published, Rows
 from memcore.bank.turns import Turns
@@ -30,7 +31,6 @@ _KINDS = {"int64": 0, "float64": 1, "bool": 2, "ref": 3}
 _INDEX = 0xFFFFFFFF
 _FIRST_CHUNK, _LAST_CHUNK = 1 << 18, 1 << 26
 _MOST_PAGES = 2**31
-_KNOWN_HANDLES = 1024
 
 
 class Mirror:
@@ -72,6 +72,7 @@ class Mirror:
         numbers = tuple(_KINDS[kind] for kind in kinds)
         self.layout = self.kernels.pages.Layout(dim, dtype, numbers)
         self.turns = Turns(self._torch, device, self)
+        self._constants = Constants(self._torch, device, self.turns)
         with self.turns.place(), self.turns.writing():
             self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
             self._published = Published(self._torch, self.kernels, self.layout, device, pages)
@@ -88,7 +89,7 @@ class Mirror:
         with self.turns.place(), self.turns.writing():
             self._published.clear()
             self._chunks: list[Any] = []
-            self._handles: dict[int, Any] = {}
+            self._constants.forget()
         self._n_entries = 0
         self._n_most = n_most
         self.is_limited = n_most == 0
@@ -137,19 +138,10 @@ class Mirror:
         """Whether an array lies on this device, so that it is searched from there."""
         return tensors.lies_on(self.device, array)
 
-    def handles(self, handles: Ints) -> Any:
-        """Handles of the host on the device, (n,) int64; a single one is remembered."""
-        if handles.size != 1:
-            return self.sent(handles.reshape(-1))
-        handle = int(handles.reshape(-1)[0])
-        if handle not in self._handles:
-            self.check_on_device()
-            # It is read on any stream, and its memory is used again.
-            with self.turns.writing():
-                if len(self._handles) >= _KNOWN_HANDLES:
-                    self._handles.clear()
-                self._handles[handle] = self._torch.tensor([handle], device=self.device)
-        return self._handles[handle]
+    def repeated(self, array: Array) -> Any:
+        """As `sent`, for an array that may come again: then it is there already."""
+        known = self._constants.of(array)
+        return self.sent(array) if known is None else known
 
     def sent(self, array: Any) -> Any:
         """An array of the host as a tensor on the device, without a wait; a tensor as it is.
@@ -167,7 +159,7 @@ class Mirror:
         if self.is_capturing:
             raise BackendError(
                 "search: an array or a condition is on the host while a CUDA graph is captured, "
-                "should be on the device, or None"
+                "should be on the device, or that of two searches before"
             )
 
     def follow(self, waits: bool = True) -> None:

@@ -166,6 +166,11 @@ def _filtered(
 
     for _ in range(_MAX_TRIES):
         programs, index, words, version = tables.hold(compiled)
+        if words and store.mirror is not None and store.mirror.is_capturing:
+            # The number of a word is that of another once no row has it.
+            raise BackendError(
+                "search: where asks for words while a CUDA graph is captured, should be for numbers"
+            )
         store.pages.search(flat, asked, k, programs, index, *rest)
         # A word that came since may be in a row that the search has seen.
         if tables.version(words) == version:

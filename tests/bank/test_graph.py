@@ -1,12 +1,15 @@
 """Searches that were recorded and are replayed: they read what is there then, and ask no host."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import memcore
 from cases import normal
 from compare import assert_hits
-from memcore.bank import mirror, published
+from memcore.bank import constants, mirror, published
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -47,7 +50,8 @@ class Graph:
     """A search that is captured: by CUDA, or by noting what the interpreter is told."""
 
     def __init__(self, monkeypatch, search):
-        search()
+        for _ in range(2):
+            search()
         if IS_GPU:
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
@@ -114,16 +118,19 @@ def test_a_replay_sees_what_was_written_since(rng, monkeypatch):
 
 
 def test_what_cannot_be_captured_says_so(rng, monkeypatch):
-    arena = memcore.Arena(DIM, device="cuda", fields={"t": "int64"})
+    arena = memcore.Arena(DIM, device="cuda", fields={"t": "int64", "who": "str"})
     banks, asked = arena.new(2), torch.tensor(normal(rng, 2, DIM), device=DEVICE)
     arena.add(banks, normal(rng, 2, DIM), fields={"t": [1, 2]})
     handles = torch.tensor(banks, device=DEVICE)
+    assert arena.search(handles, asked, 1, where={"t": {"lt": 9}}).ids.tolist() == [[0], [0]]
     turns = type(arena._store.mirror.turns)
     monkeypatch.setattr(turns, "is_capturing", True)
     for given, options in (
         ((banks, asked), {}),
         ((handles, asked), {"where": {"t": 1}}),
+        ((handles, asked), {"where": {"t": {"lt": 9}}}),
         ((handles, asked), {"k": np.array([1, 2])}),
+        ((handles, asked), {"candidates": np.zeros((2, 1), np.int64)}),
         ((handles, asked.cpu().numpy()), {}),
     ):
         if not IS_GPU and isinstance(given[1], np.ndarray):
@@ -135,3 +142,50 @@ def test_what_cannot_be_captured_says_so(rng, monkeypatch):
     with pytest.raises(memcore.BackendError, match=r"^add: a CUDA graph is being captured"):
         arena.add(banks, normal(rng, 2, DIM))
     assert arena.search(handles, asked, 1).ids.tolist() == [[0], [0]]
+    with pytest.raises(memcore.BackendError, match=r"^search: where asks for words while a CUDA"):
+        arena.search(handles, asked, where={"who": "ana"})
+
+
+def test_what_two_searches_had_is_captured_and_stays(rng, monkeypatch):
+    cpu, device = (
+        memcore.Arena(DIM, fields={"t": "int64"}, **each) for each in ({}, {"device": "cuda"})
+    )
+    rows, queries = normal(rng, 60, DIM), normal(rng, 4, DIM)
+    for arena in (cpu, device):
+        banks = arena.new(4)
+        arena.add(np.repeat(banks, 10), rows[:40], fields={"t": np.arange(40) % 7})
+    asked, where = torch.tensor(queries, device=DEVICE), {"t": {"gte": 2, "lt": 6}}
+    k = np.array([3, 1, 0, 4])
+    graph = Graph(monkeypatch, lambda: device.search(banks, asked, k, where=where))
+    assert_hits(graph.now(), cpu.search(banks, queries, k, where=where))
+    # What is let go, and given to others, is nothing that the graph reads.
+    monkeypatch.setattr(constants, "_MOST", 1)
+    for handle in (*banks, *banks):
+        device.search(handle, asked, 3, where={"t": int(handle)})
+    for arena in (cpu, device):
+        arena.add(np.repeat(banks, 5), rows[40:], fields={"t": np.arange(20) % 7})
+    assert_hits(graph.now(), cpu.search(banks, queries, k, where=where))
+
+
+def test_what_a_graph_reads_is_never_let_go(monkeypatch):
+    monkeypatch.setattr(constants, "_MOST", 2)
+    turns = SimpleNamespace(is_capturing=False, writing=nullcontext)
+    kept = constants.Constants(torch, torch.device(DEVICE), turns)
+    many, one = np.arange(3), np.array([7])
+    assert kept.of(many) is None
+    first, number = kept.of(many), kept.of(one)
+    assert (first.tolist(), number.tolist()) == ([0, 1, 2], [7])
+    turns.is_capturing = True
+    assert kept.of(many) is first
+    assert kept.of(np.array([8])) is None
+    turns.is_capturing = False
+    for i in range(9):
+        kept.of(np.array([i + 20]))
+    assert kept.of(many) is first
+    assert kept.of(one) is not number
+    kept.forget()
+    turns.is_capturing = True
+    assert kept.of(many) is first
+    assert kept.of(one) is None
+    assert kept.of(many.astype(np.float64)) is None
+    assert kept.of(np.zeros(10000)) is None
