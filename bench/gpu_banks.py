@@ -18,6 +18,7 @@ def every(is_tiny: bool) -> list[GpuCase]:
     return [
         _banks(is_tiny),
         *(_arena(n_forks, is_tiny) for n_forks in (1, 8)),
+        *(_bank(n_queries, is_tiny) for n_queries in (256, 4096)),
         _attend(is_tiny),
         _step(is_tiny),
         _fetch(is_tiny),
@@ -95,6 +96,38 @@ def _arena(n_forks: int, is_tiny: bool) -> GpuCase:
         {"torch padded bmm + topk": padded},
         2.0 * n_banks * n * dim,
         prepare=prepare,
+    )
+
+
+def _bank(n_queries: int, is_tiny: bool) -> GpuCase:
+    """Many queries of one long bank, beside the same rows as an array."""
+    n, dim, k = (90, 20, 3) if is_tiny else (1 << 20, 128, 32)
+    n_queries = 2 + n_queries // 1024 if is_tiny else n_queries
+
+    def prepare(queries: Any, keys: Any) -> dict[str, Any]:
+        bank = memcore.Bank(dim, metric="dot", device="cuda")
+        bank.add(keys.cpu().numpy())
+        return {"bank": bank, "queries": queries, "keys": keys}
+
+    def check(given: dict[str, Any], hits: Any) -> None:
+        few = given["queries"][:N_CHECKED]
+        same_hits(hits, reference.search(few, given["keys"], k))
+
+    return GpuCase(
+        f"bank/{n_queries} x {n} x {dim}, k={k}",
+        lambda rng: {"queries": normal(rng, n_queries, dim), "keys": normal(rng, n, dim)},
+        lambda bank, queries, keys: bank.search(queries, k),
+        check,
+        4.0 * (n + n_queries) * dim + 12.0 * n_queries * k,
+        {
+            "memcore, array": lambda bank, queries, keys: memcore.search(
+                queries, keys, k, backend="triton"
+            ),
+            "torch matmul + topk": lambda bank, queries, keys: (queries @ keys.T).topk(k, 1),
+        },
+        2.0 * n_queries * n * dim,
+        "int8",
+        prepare,
     )
 
 

@@ -16,14 +16,16 @@ from .codebook import assign, codebook_ema, codebook_sums, decode, search_codes
 from .hamming import hamming_search
 from .lsh import lay_out, lsh_encode
 from .probing import lsh_probes
+from .runs import runs_of
 from .search import norms, search, search_ragged
-from .search_pages import Conditions, Limits, search_pages
+from .search_pages import Conditions, Limits, Pages, search_pages
 from .select import select
 from .topk import topk
 
 __all__ = [
     "Conditions",
     "Limits",
+    "Pages",
     "aggregate",
     "assign",
     "attend",
@@ -43,6 +45,7 @@ __all__ = [
     "named_pages",
     "norms",
     "pages",
+    "runs_of",
     "scatter",
     "search",
     "search_codes",

@@ -87,6 +87,26 @@ def chosen(keys, k, N: tl.constexpr):
 
 
 @triton.jit
+def chosen_by_id(keys, ids, k):
+    """Which of keys (N,) are the k largest, equal ones by the smaller of their ids (N,)."""
+    least = cutoff(keys, k)
+    is_above = keys > least
+    is_level = (keys == least) & (keys > NOTHING)
+    room = k - tl.sum(is_above.to(tl.int32), 0)
+    last = tl.full((), 0, tl.int64)
+    if tl.sum(is_level.to(tl.int32), 0) > room:
+        # The id at place `room`, from the highest bit down.
+        bit = last + 2**62
+        for _ in range(63):
+            n_before = tl.sum((is_level & (ids < (last | bit))).to(tl.int32), 0)
+            last = tl.where(n_before < room, last | bit, last)
+            bit = bit >> 1
+    else:
+        last = last + (2**63 - 1)
+    return is_above | (is_level & (ids <= last))
+
+
+@triton.jit
 def select_kernel(
     tiles_ptr,
     pages_ptr,
@@ -223,9 +243,11 @@ def rescore_kernel(
 @triton.jit
 def finish_kernel(
     finals_ptr,
+    ids_ptr,
     page_ids_ptr,
     rest_ptr,
     is_bounded_ptr,
+    low,
     parts_ptr,
     part_ids_ptr,
     needed_ptr,
@@ -233,23 +255,35 @@ def finish_kernel(
     P: tl.constexpr,
     K: tl.constexpr,
 ):
-    """The k best of one query as parts (n_queries, K), and whether it must be searched again."""
+    """The k best of one query as parts (n_queries, K), and whether it must be searched again.
+
+    Args beside arrays:
+        ids_ptr: (n_queries, P * 16) int64, the ids of what is in finals; None where they are the
+            places of keys.
+        low: the least score that may be returned.
+    """
     query = tl.program_id(0).to(tl.int64)
     N: tl.constexpr = P * 16
     place = tl.arange(0, N)
     key = tl.load(finals_ptr + query * N + place)
-    page = tl.load(page_ids_ptr + query * P + place // 16)
-    # Pages rise, so places order as ids do.
-    is_chosen, _ = chosen(key, k, N)
+    if ids_ptr is None:
+        # Pages rise, so places order as ids do.
+        page = tl.load(page_ids_ptr + query * P + place // 16)
+        id = page.to(tl.int64) * 16 + place % 16
+        is_chosen, _ = chosen(key, k, N)
+    else:
+        id = tl.load(ids_ptr + query * N + place, mask=key > NOTHING, other=-1)
+        is_chosen = chosen_by_id(key, id, k)
     slot = tl.cumsum(is_chosen.to(tl.int32), 0) - 1
     out = query * K + slot
     tl.store(parts_ptr + out, key, mask=is_chosen)
-    tl.store(part_ids_ptr + out, page.to(tl.int64) * 16 + place % 16, mask=is_chosen)
+    tl.store(part_ids_ptr + out, id, mask=is_chosen)
     n_chosen = tl.sum(is_chosen.to(tl.int32), 0)
     slots = tl.arange(0, K)
     tl.store(parts_ptr + query * K + slots, NOTHING, mask=slots >= n_chosen)
     rest = tl.load(rest_ptr + query)
-    # With less than k found, whatever was left out may be missing.
-    is_certain = (rest < cutoff(key, k)) | (rest <= LOWEST)
+    # With less than k found, whatever was left out and is not below `low` may be missing.
+    least = tl.maximum(cutoff(key, k), to_key(tl.zeros((), tl.float32) + low))
+    is_certain = (rest < least) | (rest <= LOWEST)
     is_certain = is_certain & (tl.load(is_bounded_ptr + query) != 0)
     tl.store(needed_ptr + query, (is_certain == 0).to(tl.int8))

@@ -154,6 +154,7 @@ def paged_kernel(
     bias,
     low,
     high,
+    needed_ptr,
     parts_ptr,
     part_ids_ptr,
     n_queries,
@@ -171,10 +172,17 @@ def paged_kernel(
 
     Where Q is more than 1, all queries have one condition, and one handle, unless ARE_FORKS: then
     each has its own, and a page that lies at one place of several of their banks is loaded once.
+
+    Args beside what `score_rows` takes:
+        needed_ptr: (n_queries,) int8, which queries to search; None for all.
     """
     query = tl.program_id(0).to(tl.int64) * Q + tl.arange(0, Q)
     split = tl.program_id(1)
     is_query = query < n_queries
+    if needed_ptr is not None:
+        is_query = is_query & (tl.load(needed_ptr + query, mask=is_query, other=0) != 0)
+        if tl.max(is_query.to(tl.int32), 0) == 0:
+            return
     if ARE_FORKS:
         handle = tl.load(handles_ptr + query * handle_stride, mask=is_query, other=-1)
         ends, tables, directory = bank_of(root_ptr, handle)

@@ -6,6 +6,7 @@ import torch
 import triton
 
 from . import groups, scan, shadow
+from .first_pass import MOST_KEYS, WORKSPACE, Shadow, choose, finish
 from .order import NOTHING
 
 # The most that a program of the scan keeps in registers for one query.
@@ -13,11 +14,6 @@ MAX_KEPT = 256
 # Fewer keys, or fewer queries, are scanned as they are: making the shadow reads every key once.
 MIN_KEYS = 4096
 MIN_QUERIES = 17
-# What the bounds of all pages may take, in bytes; more queries go in turns.
-_WORKSPACE = 1 << 28
-_TILE_ROWS = groups.TILE_PAGES * 16
-# Tiles of one query that a program looks at.
-_MAX_TILES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,7 @@ def search(
     pays = first_pass
     if first_pass is None:
         pays = len(keys) >= MIN_KEYS and n_queries >= MIN_QUERIES
-    n_tiles = triton.cdiv(len(keys), _TILE_ROWS)
-    if pays and filter.has_bounds and width <= MAX_KEPT and 0 < n_tiles <= _MAX_TILES:
+    if pays and filter.has_bounds and width <= MAX_KEPT and 0 < len(keys) <= MOST_KEYS:
         _search_groups(queries, keys, key_norms, filter, widths, scores, ids)
         return
     if width > MAX_KEPT:
@@ -159,7 +154,9 @@ def _search_scan(
     kept = max(16, triton.next_power_of_2(width))
     longest = n_keys if filter.named is None else n_named
     n_tiles = triton.cdiv(n_queries, n_at_once)
-    n_splits = splits(n_tiles, longest, kept) if filter.begins is None else 1
+    n_splits = 1
+    if filter.begins is None:
+        n_splits = splits(n_tiles, longest, kept, needed=needed)
     parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
     part_ids = torch.empty_like(parts, dtype=torch.int64)
     scan.scan_kernel[(n_tiles, n_splits)](
@@ -206,7 +203,7 @@ def _search_split(
     width = scores.shape[1]
     scores.fill_(-torch.inf)
     ids.fill_(-1)
-    turn = max(1, _WORKSPACE // 16 // max(1, n_columns))
+    turn = max(1, WORKSPACE // 16 // max(1, n_columns))
     for begin in range(0, len(queries) if n_columns else 0, turn):
         part = slice(begin, begin + turn)
         asked, some = queries[part], filter.of(part)
@@ -255,9 +252,16 @@ def sorted_best(
     return finals, torch.where(found, places, -1)
 
 
-def splits(n_programs: int, n_keys: int, kept: int, n_least: int = 256) -> int:
-    """Into how many parts the keys go, so that the card is full and the merge stays small."""
-    wanted = triton.cdiv(1024, n_programs)
+def splits(
+    n_programs: int, n_keys: int, kept: int, n_least: int = 256, needed: torch.Tensor | None = None
+) -> int:
+    """Into how many parts the keys go, so that the card is full and the merge stays small.
+
+    Where some queries alone are needed, the others' programs fill nothing: one must do.
+    """
+    wanted = triton.cdiv(1024, n_programs if needed is None else 1)
+    if needed is not None:
+        wanted = min(wanted, max(1, WORKSPACE // (12 * kept * len(needed))))
     return max(1, min(wanted, 2048 // kept, triton.cdiv(n_keys, n_least)))
 
 
@@ -296,160 +300,59 @@ def _search_groups(
 ) -> None:
     """Bound every page, score the best ones, and scan for the queries left in doubt."""
     n_keys, dim = keys.shape
-    n_tiles = triton.cdiv(n_keys, _TILE_ROWS)
-    n_rows = n_tiles * _TILE_ROWS
-    padded = triton.cdiv(dim, 64) * 64
-    codes = keys.new_empty((n_rows, padded), dtype=torch.int8)
-    terms = scores.new_empty((2, n_rows))
-    page_terms = scores.new_empty((2, n_rows // 16))
+    room = Shadow.of(scores, n_keys, dim)
     mask = filter.mask if filter.mask is not None and filter.mask.ndim == 1 else None
-    shadow.keys_kernel[(n_rows // 16,)](
+    shadow.keys_kernel[(room.n_pages,)](
         keys,
         *keys.stride(),
         mask,
         0 if mask is None else mask.stride(0),
         filter.scale,
         filter.bias,
-        codes,
-        *terms,
-        *page_terms,
+        *room.out,
         n_keys,
         dim,
-        padded,
+        room.codes.shape[1],
         METRIC=filter.metric,
         enable_fp_fusion=False,
     )
-    turn = max(64, _WORKSPACE // (n_rows // 16 * 4))
-    for begin in range(0, len(queries), turn):
-        part = slice(begin, begin + turn)
-        _search_turn(
-            queries[part],
-            keys,
-            key_norms,
-            (codes, terms, page_terms),
-            filter.of(part),
-            None if widths is None else widths[part],
-            scores[part],
-            ids[part],
-        )
+    for part in room.turns(len(queries)):
+        some = None if widths is None else widths[part]
+        given = (queries[part], keys, key_norms, room, filter.of(part), some)
+        _search_turn(*given, scores[part], ids[part])
 
 
 def _search_turn(
     queries: torch.Tensor,
     keys: torch.Tensor,
     key_norms: torch.Tensor | None,
-    shadow_of_keys: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    shadow_of_keys: Shadow,
     filter: Filter,
     widths: torch.Tensor | None,
     scores: torch.Tensor,
     ids: torch.Tensor,
 ) -> None:
-    codes, terms, page_terms = shadow_of_keys
-    n_queries, width = scores.shape
-    n_keys, dim = keys.shape
-    n_rows, padded = codes.shape
-    n_tiles = n_rows // _TILE_ROWS
-    query_codes = codes.new_empty((n_queries, padded))
-    bounds = scores.new_empty((5, n_queries))
-    is_bounded = codes.new_empty(n_queries)
-    shadow.queries_kernel[(triton.cdiv(n_queries, 16),)](
-        queries,
-        *queries.stride(),
-        query_codes,
-        *bounds,
-        is_bounded,
-        n_queries,
-        dim,
-        padded,
-        METRIC=filter.metric,
-        N=16,
-        enable_fp_fusion=False,
-    )
-    slope, a, c, base, squares = bounds
-    pages = scores.new_empty((n_queries, n_tiles * groups.TILE_PAGES), dtype=torch.int32)
-    tiles = scores.new_empty((n_queries, n_tiles), dtype=torch.int32)
-    n_at_once = 16 if n_queries <= 16 else 128
+    width = scores.shape[1]
     has_beta = filter.metric == "l2" or filter.bias is not None or filter.mask is not None
-    groups.maxima_kernel[(n_tiles, triton.cdiv(n_queries, n_at_once))](
-        query_codes,
-        slope,
-        a,
-        c,
-        base,
-        codes,
-        *terms,
-        *page_terms,
-        pages,
-        tiles,
-        n_queries,
-        n_keys,
-        n_tiles,
-        DIM=padded,
-        HAS_BETA=has_beta,
-        Q=n_at_once,
-        PAGES=groups.TILE_PAGES,
-        D=64,
-        num_warps=8 if n_at_once > 16 else 4,
-    )
-    n_chosen = max(32, 4 * triton.next_power_of_2(width))
-    shape = (n_queries, n_chosen)
-    tile_ids, page_ids = (scores.new_empty(shape, dtype=torch.int32) for _ in range(2))
-    rest = scores.new_empty(n_queries, dtype=torch.int32)
-    groups.select_kernel[(n_queries,)](
-        tiles,
-        pages,
-        a,
-        c,
-        base,
-        *page_terms,
-        tile_ids,
-        page_ids,
-        rest,
-        n_tiles,
-        width,
-        dim,
-        METRIC=filter.metric,
-        IS_OPEN=filter.is_open,
-        PAGES=groups.TILE_PAGES,
-        TILES=triton.next_power_of_2(n_tiles),
-        P=n_chosen,
-        num_warps=8,
-        enable_fp_fusion=False,
-    )
-    finals = scores.new_empty((n_queries, n_chosen * 16), dtype=torch.int32)
-    groups.rescore_kernel[(n_queries, n_chosen // groups.TILE_PAGES)](
+    weighs = (filter.metric, has_beta, filter.is_open)
+    pages = choose(queries, shadow_of_keys, width, *weighs)
+    finals = pages.finals()
+    groups.rescore_kernel[pages.grid](
         queries,
         *queries.stride(),
-        squares,
+        pages.squares,
         keys,
         *keys.stride(),
         key_norms,
-        page_ids,
+        pages.page_ids,
         *filter.limits,
         finals,
-        n_keys,
-        dim,
-        n_chosen,
+        *keys.shape,
+        pages.page_ids.shape[1],
         METRIC=filter.metric,
         PAGES=groups.TILE_PAGES,
         enable_fp_fusion=False,
     )
-    kept = triton.next_power_of_2(width)
-    parts = scores.new_empty((n_queries, kept), dtype=torch.int32)
-    part_ids = scores.new_empty((n_queries, kept), dtype=torch.int64)
-    needed = codes.new_empty(n_queries)
-    groups.finish_kernel[(n_queries,)](
-        finals,
-        page_ids,
-        rest,
-        is_bounded,
-        parts,
-        part_ids,
-        needed,
-        width,
-        P=n_chosen,
-        K=kept,
-        num_warps=8,
-    )
+    parts, part_ids, needed = finish(pages, finals, None, width, filter.low)
     merge(parts, part_ids, None, widths, scores, ids)
-    _search_scan(queries, squares, keys, key_norms, filter, needed, widths, scores, ids)
+    _search_scan(queries, pages.squares, keys, key_norms, filter, needed, widths, scores, ids)

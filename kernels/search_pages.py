@@ -1,16 +1,18 @@
 """search over the banks of an arena: which kernels run, with what grid and workspace."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import triton
 
-from . import paged
+from . import groups, paged, paged_groups
+from .first_pass import Chosen, Shadow, choose, finish
 from .pages import Layout
-from .search import merge, sorted_best, splits
+from .runs import Run
+from .search import MAX_KEPT, merge, sorted_best, splits
 
-# The most that a program keeps in registers for one query.
-_MAX_KEPT = 256
 # What the keys of all pairs of some queries may take, in rows.
 _MAX_PAIRS = 1 << 24
 
@@ -33,6 +35,11 @@ class Conditions:
     index: torch.Tensor
     is_shared: bool
 
+    @property
+    def given(self) -> tuple[torch.Tensor, ...]:
+        """As the kernels take them."""
+        return self.steps, self.constants, self.ends, self.index
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -52,12 +59,52 @@ class Limits:
     low: float = -torch.inf
     high: float = torch.inf
 
+    @property
+    def narrowed(self) -> tuple[torch.Tensor | None, ...]:
+        """The conditions, as the kernels take them."""
+        return (None,) * 4 if self.conditions is None else self.conditions.given
+
+    @property
+    def given(self) -> tuple[object, ...]:
+        """All of them, as the kernels take them."""
+        named = self.candidates
+        n_candidates = 0 if named is None else named.shape[1]
+        return *self.narrowed, named, n_candidates, self.scale, self.bias, self.low, self.high
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every row that meets the conditions may be returned, at its score."""
+        weighs = self.scale is not None or self.bias is not None
+        return not weighs and self.low == -torch.inf and self.high == torch.inf
+
+    def of(self, queries: slice) -> "Limits":
+        """The limits of some of the queries."""
+        conditions, named = self.conditions, self.candidates
+        if conditions is not None:
+            conditions = replace(conditions, index=conditions.index[queries])
+        named = None if named is None else named[queries]
+        return replace(self, conditions=conditions, candidates=named)
+
+
+class Pages(NamedTuple):
+    """Where the rows of all banks are.
+
+    Attributes:
+        layout: of the pages.
+        root: (4,) int64: the address of heads (n_banks, 3), n_banks, the addresses of the tables
+            and of the directory.
+        kinds: (n_columns,) int64.
+        longest: rows of the longest bank that matters; more are found only where width is small.
+    """
+
+    layout: Layout
+    root: torch.Tensor
+    kinds: torch.Tensor
+    longest: int
+
 
 def search_pages(
-    layout: Layout,
-    root: torch.Tensor,
-    kinds: torch.Tensor,
-    longest: int,
+    pages: Pages,
     handles: torch.Tensor,
     queries: torch.Tensor,
     squares: torch.Tensor,
@@ -67,15 +114,12 @@ def search_pages(
     scores: torch.Tensor,
     ids: torch.Tensor,
     are_forks: bool = False,
+    runs: Sequence[Run] = (),
 ) -> None:
     """Write the hits of each query in its bank into scores and ids (n_queries, width).
 
     Args:
-        layout: of the pages.
-        root: (4,) int64: the address of heads (n_banks, 3), n_banks, the addresses of the tables
-            and of the directory.
-        kinds: (n_columns,) int64.
-        longest: rows of the longest bank that matters; more are found only where width is small.
+        pages: where rows are.
         handles: one per query, or one for all.
         queries: (n_queries, dim).
         squares: (n_queries,), their canonical squares; one above 1e36, or NaN, finds nothing.
@@ -85,21 +129,139 @@ def search_pages(
         scores: float32.
         ids: int64.
         are_forks: banks of queries that follow each other share most of their pages.
+        runs: the last queries, by banks that have a first pass. Then conditions are shared, there
+            are no candidates, a width of at most MAX_KEPT, and no scale with l2.
     """
     n_queries, width = scores.shape
     if not scores.numel():
         return
     widths = k if isinstance(k, torch.Tensor) else None
-    if width > _MAX_KEPT:
-        turn = max(1, _MAX_PAIRS // max(1, longest))
-        for begin in range(0, n_queries, turn):
-            part = slice(begin, begin + turn)
-            _search_pairs(
-                layout, root, kinds, longest, handles if len(handles) == 1 else handles[part],
-                queries[part], squares[part], None if widths is None else widths[part], metric,
-                _of(limits, part), scores[part], ids[part],
-            )  # fmt: skip
-        return
+    for run in runs:
+        part = slice(run.begin, run.end)
+        some = None if widths is None else widths[part]
+        bank = handles if len(handles) == 1 else handles[run.begin : run.begin + 1]
+        asked, hits = queries[part], (scores[part], ids[part])
+        try:
+            _search_groups(pages, run.n_rows, bank, asked, some, metric, limits, *hits)
+        except torch.OutOfMemoryError:
+            # Pages may have left no room for codes.
+            weighs = (some, metric, limits.of(part), None, False)
+            _search_scan(pages, bank, asked, squares[part], *weighs, *hits)
+    rest = slice(0, min((run.begin for run in runs), default=n_queries))
+    turn = n_queries
+    if width > MAX_KEPT:
+        turn = max(1, _MAX_PAIRS // max(1, pages.longest))
+    for begin in range(0, rest.stop, turn):
+        part = slice(begin, min(begin + turn, rest.stop))
+        given = (
+            handles if len(handles) == 1 else handles[part],
+            queries[part],
+            squares[part],
+            None if widths is None else widths[part],
+            metric,
+            limits.of(part),
+        )
+        if width > MAX_KEPT:
+            _search_pairs(pages, *given, scores[part], ids[part])
+        else:
+            _search_scan(pages, *given, None, are_forks, scores[part], ids[part])
+
+
+def _search_groups(
+    pages: Pages,
+    n_rows: int,
+    handle: torch.Tensor,
+    queries: torch.Tensor,
+    widths: torch.Tensor | None,
+    metric: str,
+    limits: Limits,
+    scores: torch.Tensor,
+    ids: torch.Tensor,
+) -> None:
+    """Bound every page of one bank, score the best ones, and scan for the queries in doubt."""
+    layout, root, kinds, _ = pages
+    room = Shadow.of(scores, n_rows, layout.dim)
+    paged_groups.paged_keys_kernel[(room.n_pages,)](
+        root,
+        handle,
+        kinds,
+        *limits.narrowed[:3],
+        limits.scale,
+        limits.bias,
+        *room.out,
+        layout.dim,
+        room.codes.shape[1],
+        layout.ids_at,
+        METRIC=metric,
+        ITEM=layout.item,
+        enable_fp_fusion=False,
+    )
+    has_beta = metric == "l2" or limits.bias is not None or limits.conditions is not None
+    for part in room.turns(len(queries)):
+        asked, hits = queries[part], (scores[part], ids[part])
+        chosen = choose(asked, room, scores.shape[1], metric, has_beta, limits.is_open)
+        finals = _rescore(pages, handle, asked, chosen, metric, limits)
+        *best, needed = finish(chosen, *finals, scores.shape[1], limits.low)
+        some = None if widths is None else widths[part]
+        merge(*best, None, some, *hits)
+        given = (handle, asked, chosen.squares, some, metric, limits.of(part))
+        _search_scan(pages._replace(longest=n_rows), *given, needed, False, *hits)
+
+
+def _rescore(
+    pages: Pages,
+    handle: torch.Tensor,
+    queries: torch.Tensor,
+    chosen: Chosen,
+    metric: str,
+    limits: Limits,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The final scores of the rows of chosen pages, as keys, and their ids."""
+    layout, root, kinds, _ = pages
+    finals = chosen.finals()
+    ids = torch.empty_like(finals, dtype=torch.int64)
+    paged_groups.paged_rescore_kernel[chosen.grid](
+        root,
+        handle,
+        queries,
+        *queries.stride(),
+        chosen.squares,
+        kinds,
+        *limits.narrowed,
+        limits.scale,
+        limits.bias,
+        limits.low,
+        limits.high,
+        chosen.page_ids,
+        finals,
+        ids,
+        chosen.page_ids.shape[1],
+        layout.dim,
+        layout.ids_at,
+        METRIC=metric,
+        ITEM=layout.item,
+        PAGES=groups.TILE_PAGES,
+        enable_fp_fusion=False,
+    )
+    return finals, ids
+
+
+def _search_scan(
+    pages: Pages,
+    handles: torch.Tensor,
+    queries: torch.Tensor,
+    squares: torch.Tensor,
+    widths: torch.Tensor | None,
+    metric: str,
+    limits: Limits,
+    needed: torch.Tensor | None,
+    are_forks: bool,
+    scores: torch.Tensor,
+    ids: torch.Tensor,
+) -> None:
+    """Score all rows of each query's bank; of all queries, or of those that are needed."""
+    n_queries, width = scores.shape
+    layout, root, kinds, longest = pages
     is_one = len(handles) == 1 and n_queries > 1
     conditions = limits.conditions
     is_alike = limits.candidates is None and (conditions is None or conditions.is_shared)
@@ -107,7 +269,7 @@ def search_pages(
     n_at_once = 4 if are_forks or (is_one and is_alike) else 1
     kept = max(16, triton.next_power_of_2(width))
     n_tiles = triton.cdiv(n_queries, n_at_once)
-    n_splits = splits(n_tiles, longest, kept)
+    n_splits = splits(n_tiles, longest, kept, needed=needed)
     parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
     part_ids = torch.empty_like(parts, dtype=torch.int64)
     paged.paged_kernel[(n_tiles, n_splits)](
@@ -118,7 +280,8 @@ def search_pages(
         *queries.stride(),
         squares,
         kinds,
-        *_limits(limits),
+        *limits.given,
+        needed,
         parts,
         part_ids,
         n_queries,
@@ -133,14 +296,11 @@ def search_pages(
         ARE_FORKS=are_forks,
         enable_fp_fusion=False,
     )
-    merge(parts, part_ids, None, widths, scores, ids)
+    merge(parts, part_ids, needed, widths, scores, ids)
 
 
 def _search_pairs(
-    layout: Layout,
-    root: torch.Tensor,
-    kinds: torch.Tensor,
-    longest: int,
+    pages: Pages,
     handles: torch.Tensor,
     queries: torch.Tensor,
     squares: torch.Tensor,
@@ -151,6 +311,7 @@ def _search_pairs(
     ids: torch.Tensor,
 ) -> None:
     n_queries, width = scores.shape
+    layout, root, kinds, longest = pages
     pairs = scores.new_empty((n_queries, longest), dtype=torch.int32)
     pair_ids = torch.empty_like(pairs, dtype=torch.int64)
     if longest:
@@ -162,7 +323,7 @@ def _search_pairs(
             *queries.stride(),
             squares,
             kinds,
-            *_limits(limits),
+            *limits.given,
             pairs,
             pair_ids,
             longest,
@@ -181,20 +342,3 @@ def _search_pairs(
     scores[:, : finals.shape[1]] = finals
     named = pair_ids.gather(1, places.clamp(min=0))
     ids[:, : finals.shape[1]] = torch.where(places < 0, -1, named)
-
-
-def _limits(limits: Limits) -> tuple[object, ...]:
-    """As the kernels take them."""
-    c, named = limits.conditions, limits.candidates
-    conditions = (None,) * 4 if c is None else (c.steps, c.constants, c.ends, c.index)
-    n_candidates = 0 if named is None else named.shape[1]
-    return *conditions, named, n_candidates, limits.scale, limits.bias, limits.low, limits.high
-
-
-def _of(limits: Limits, queries: slice) -> Limits:
-    """The limits of some of the queries."""
-    c, named = limits.conditions, limits.candidates
-    if c is not None:
-        c = Conditions(c.steps, c.constants, c.ends, c.index[queries], c.is_shared)
-    named = None if named is None else named[queries]
-    return Limits(c, named, limits.scale, limits.bias, limits.low, limits.high)

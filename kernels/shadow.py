@@ -62,6 +62,69 @@ def quantise(rows, is_row, column_stride, codes, dim, dim_padded, N: tl.constexp
 
 
 @triton.jit
+def write_shadow(
+    rows,
+    row,
+    is_row,
+    column_stride,
+    scale,
+    bias,
+    codes_ptr,
+    factor_ptr,
+    beta_ptr,
+    epsilon_ptr,
+    nu_ptr,
+    dim,
+    dim_padded,
+    METRIC: tl.constexpr,
+):
+    """Write the shadow of the page of this program: of 16 keys given by pointer.
+
+    Args beside arrays:
+        row, is_row: (16,) where their terms go, and which of them may be returned; the others get
+            beta -inf: no bound of theirs is above it.
+        scale, bias: (16,) float32, or None.
+    """
+    step, square, left, is_sound = quantise(
+        rows, is_row, column_stride, codes_ptr + row * dim_padded, dim, dim_padded, 16
+    )
+    norm = tl.sqrt_rn(square)
+    rounding = (dim / 16 + 8) * 2.0**-24
+    error = tl.sqrt_rn(left) * (1 + rounding) + 2.0**-21 * norm
+    error = (error + tl.sqrt_rn(dim.to(tl.float32)) * 2.0**-74) * (1 + 2.0**-20)
+    # A lower bound on what beta hides when products underflow.
+    error = error + 2.0**-70
+    factor = step
+    beta = tl.zeros((16,), tl.float32)
+    nu = norm
+    if METRIC == "cosine":
+        divisor = tl.where(norm > 0, norm, 1.0)
+        factor = factor / divisor
+        error = tl.where(norm > 0, error / divisor, 0.0)
+        nu = tl.full((16,), 1.0, tl.float32)
+    elif METRIC == "l2":
+        # What the canonical sum and two squared norms may lose together.
+        slack = 2 * (dim / 16 + 64) * 2.0**-24 * (1 + 2.0**-10)
+        beta = -(1 - slack - 2.0**-22) * square
+    if scale is not None:
+        factor = factor * scale
+        error = error * tl.abs(scale)
+        nu = nu * tl.abs(scale)
+        # Norms of keys may be small where a cosine's scale is not: both must be in bounds.
+        is_sound = is_sound & (nu <= _LARGE) & (tl.abs(scale) <= _LARGE)
+    if bias is not None:
+        beta = beta + bias + tl.abs(bias) * 2.0**-22
+        is_sound = is_sound & (tl.abs(bias) <= _HUGE)
+    error = tl.where(is_sound, error * (1 + 2.0**-18), float("inf"))
+    nu = tl.where(is_sound, nu * (1 + 2.0**-18), 0.0)
+    page = tl.program_id(0)
+    tl.store(factor_ptr + row, tl.where(is_row & is_sound, factor, 0.0))
+    tl.store(beta_ptr + row, tl.where(is_row, tl.where(is_sound, beta, 0.0), float("-inf")))
+    tl.store(epsilon_ptr + page, tl.max(tl.where(is_row, error, 0.0), 0))
+    tl.store(nu_ptr + page, tl.max(tl.where(is_row, nu, 0.0), 0))
+
+
+@triton.jit
 def keys_kernel(
     keys_ptr,
     row_stride,
@@ -82,57 +145,34 @@ def keys_kernel(
 ):
     """The shadow of a page of 16 keys: codes, factor and beta of each, epsilon and nu of the page.
 
-    Places beyond n_keys, and masked ones, get beta -inf: no bound of theirs is above it.
+    Places beyond n_keys, and masked ones, may not be returned.
     """
-    place = tl.arange(0, 16)
-    row = tl.program_id(0).to(tl.int64) * 16 + place
+    row = tl.program_id(0).to(tl.int64) * 16 + tl.arange(0, 16)
     is_row = row < n_keys
     if mask_ptr is not None:
         is_row = is_row & tl.load(mask_ptr + row * mask_stride, mask=is_row, other=0).to(tl.int1)
-    step, square, left, is_sound = quantise(
-        keys_ptr + row * row_stride,
-        is_row,
-        column_stride,
-        codes_ptr + row * dim_padded,
-        dim,
-        dim_padded,
-        16,
-    )
-    norm = tl.sqrt_rn(square)
-    rounding = (dim / 16 + 8) * 2.0**-24
-    error = tl.sqrt_rn(left) * (1 + rounding) + 2.0**-21 * norm
-    error = (error + tl.sqrt_rn(dim.to(tl.float32)) * 2.0**-74) * (1 + 2.0**-20)
-    # A lower bound on what beta hides when products underflow.
-    error = error + 2.0**-70
-    factor = step
-    beta = tl.zeros((16,), tl.float32)
-    nu = norm
-    if METRIC == "cosine":
-        divisor = tl.where(norm > 0, norm, 1.0)
-        factor = factor / divisor
-        error = tl.where(norm > 0, error / divisor, 0.0)
-        nu = tl.full((16,), 1.0, tl.float32)
-    elif METRIC == "l2":
-        # What the canonical sum and two squared norms may lose together.
-        slack = 2 * (dim / 16 + 64) * 2.0**-24 * (1 + 2.0**-10)
-        beta = -(1 - slack - 2.0**-22) * square
+    scale = scale_ptr
     if scale_ptr is not None:
         scale = tl.load(scale_ptr + row, mask=is_row, other=1)
-        factor = factor * scale
-        error = error * tl.abs(scale)
-        nu = nu * tl.abs(scale)
-        # Norms of keys may be small where a cosine's scale is not: both must be in bounds.
-        is_sound = is_sound & (nu <= _LARGE) & (tl.abs(scale) <= _LARGE)
+    bias = bias_ptr
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + row, mask=is_row, other=0)
-        beta = beta + bias + tl.abs(bias) * 2.0**-22
-        is_sound = is_sound & (tl.abs(bias) <= _HUGE)
-    error = tl.where(is_sound, error * (1 + 2.0**-18), float("inf"))
-    nu = tl.where(is_sound, nu * (1 + 2.0**-18), 0.0)
-    tl.store(factor_ptr + row, tl.where(is_row & is_sound, factor, 0.0))
-    tl.store(beta_ptr + row, tl.where(is_row, tl.where(is_sound, beta, 0.0), float("-inf")))
-    tl.store(epsilon_ptr + tl.program_id(0), tl.max(tl.where(is_row, error, 0.0), 0))
-    tl.store(nu_ptr + tl.program_id(0), tl.max(tl.where(is_row, nu, 0.0), 0))
+    write_shadow(
+        keys_ptr + row * row_stride,
+        row,
+        is_row,
+        column_stride,
+        scale,
+        bias,
+        codes_ptr,
+        factor_ptr,
+        beta_ptr,
+        epsilon_ptr,
+        nu_ptr,
+        dim,
+        dim_padded,
+        METRIC,
+    )
 
 
 @triton.jit

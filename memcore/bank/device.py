@@ -21,8 +21,9 @@ _AND, _OR, _NOT = 7, 8, 9
 _HIGHEST = 2**63 - 1
 # What the bits of one word hold: the stack of a program on the device.
 _MAX_DEPTH = 64
-# Above it the kernels' grids depend on the length of banks, which a replay may find changed.
-_MOST_CAPTURED = 256
+# Above it all scores are sorted: in grids that depend on the length of banks, which a replay may
+# find changed.
+_MOST_KEPT = 256
 
 
 def place(device: str, budget: Any) -> Any:
@@ -130,7 +131,7 @@ class DevicePages:
         """
         limits = (programs, index, candidates, scale, bias, low, high)
         with self.mirror.section():
-            if self._search_there(handles, queries, k, limits, scores, ids):
+            if self._search_there(handles, queries, k, limits, first_pass, scores, ids):
                 return
         self._search_here(handles, queries, k, limits, first_pass, scores, ids)
 
@@ -160,8 +161,9 @@ class DevicePages:
             out.copy_(torch.from_numpy(each))
 
     def _search_there(
-        self, handles: Any, queries: Any, k: Any, limits: tuple[Any, ...], scores: Any, ids: Any
-    ) -> bool:
+        self, handles: Any, queries: Any, k: Any, limits: tuple[Any, ...], first_pass: Any,
+        scores: Any, ids: Any,
+    ) -> bool:  # fmt: skip
         """Search on the device, unless the host must; whether it has."""
         mirror, torch = self.mirror, tensors.library("search")
         if queries.shape[1] != mirror.layout.dim:
@@ -174,42 +176,51 @@ class DevicePages:
         if _depth(programs or []) > _MAX_DEPTH:
             mirror.check_on_device()
             return False
-        if mirror.is_capturing and scores.shape[1] > _MOST_CAPTURED:
+        if mirror.is_capturing and scores.shape[1] > _MOST_KEPT:
             raise BackendError(
                 f"search: k is {scores.shape[1]} while a CUDA graph is captured, "
-                f"should be at most {_MOST_CAPTURED}"
+                f"should be at most {_MOST_KEPT}"
             )
+        kernels, hits = mirror.kernels, (scores, ids)
+        on_host = isinstance(scores, np.ndarray)
+        runs, order = self._runs(handles, len(queries), k, limits, first_pass)
         are_forks = mirror.are_forks
         if isinstance(handles, np.ndarray):
             are_forks = are_forks or _repeat(handles)
             handles = mirror.repeated(handles.reshape(-1))
-        kernels, hits = mirror.kernels, (scores, ids)
-        on_host = isinstance(scores, np.ndarray)
         with mirror.turns.reading("search"):
             asked = mirror.sent(queries)
-            lengths = kernels.norms(asked)[0]
+            widths: Any = k if isinstance(k, int) else mirror.repeated(k)
             conditions = self._conditions(programs, index) if programs else None
             if candidates is not None:
                 candidates = mirror.sent(candidates).sort(1).values
-            if on_host:
+            if order is not None:
+                there = mirror.repeated(order)
+                handles, asked = handles[there], asked[there]
+                widths = widths if isinstance(k, int) else widths[there]
+            lengths = kernels.norms(asked)[0]
+            if on_host or order is not None:
                 hits = (
                     torch.empty(scores.shape, dtype=torch.float32, device=mirror.device),
                     torch.empty(ids.shape, dtype=torch.int64, device=mirror.device),
                 )
             kernels.search_pages(
-                mirror.layout,
-                mirror.root,
-                mirror.kinds,
-                mirror.longest,
+                kernels.Pages(mirror.layout, mirror.root, mirror.kinds, mirror.longest),
                 handles,
                 asked,
                 lengths,
-                k if isinstance(k, int) else mirror.repeated(k),
+                widths,
                 self.metric,
                 kernels.Limits(conditions, candidates, scale, bias, low, high),
                 *hits,
                 are_forks,
+                runs,
             )
+            if order is not None:
+                placed = tuple(map(torch.empty_like, hits)) if on_host else (scores, ids)
+                for each, found in zip(placed, hits, strict=True):
+                    each[there] = found
+                hits = placed
             if on_host:
                 *found, is_sound = tensors.fetched(*hits, (lengths <= MAX_SQUARE).all())
         if on_host:
@@ -218,6 +229,23 @@ class DevicePages:
                 return False
             scores[...], ids[...] = found
         return True
+
+    def _runs(
+        self, handles: Any, n_queries: int, k: Any, limits: tuple[Any, ...], first_pass: Any
+    ) -> tuple[list[Any], Ints | None]:
+        """The queries of long banks that a first pass serves; see `kernels.runs_of`."""
+        programs, index, candidates, scale, *_ = limits
+        is_bounded = candidates is None and (not programs or _is_shared(programs, index))
+        is_bounded &= self.metric != "l2" or scale is None
+        is_bounded &= int(np.max(k, initial=0)) <= _MOST_KEPT
+        # Who names banks on the device may name others in a replay, or banks of another length.
+        if not is_bounded or self.mirror.is_capturing or not isinstance(handles, np.ndarray):
+            return [], None
+        lengths = self.mirror.lengths(handles)
+        found: tuple[list[Any], Ints | None] = self.mirror.kernels.runs_of(
+            handles, lengths, n_queries, first_pass
+        )
+        return found
 
     def are_there(self, op: str, handles: Any) -> bool:
         """Whether all banks that are named are on the device, fetched there if need be.
@@ -263,14 +291,18 @@ class DevicePages:
         # Floats are compared as the integers that order as they do.
         constants[floats] ^= _HIGHEST
         ends = np.cumsum([0, *lengths])
-        is_shared = len(programs) == 1 and not index.any()
         sent = map(self.mirror.repeated, (steps, constants, ends, index))
-        return self.mirror.kernels.Conditions(*sent, is_shared)
+        return self.mirror.kernels.Conditions(*sent, _is_shared(programs, index))
 
 
 def _repeat(handles: Ints) -> bool:
     """Whether most banks are asked by the query before as well: they share all pages."""
     return 2 * int(np.count_nonzero(handles[1:] == handles[:-1])) >= max(2, len(handles))
+
+
+def _is_shared(programs: list[tuple[Ints, Ints]], index: Ints) -> bool:
+    """Whether all queries have the first of the programs."""
+    return len(programs) == 1 and not index.any()
 
 
 def _depth(programs: list[tuple[Ints, Ints]]) -> int:

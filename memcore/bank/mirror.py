@@ -129,6 +129,11 @@ class Mirror:
         n_used = int(self._pages.n_pages) - int(self._pages.n_free_pages)
         return self._n_entries > 2 * n_used
 
+    def lengths(self, handles: Ints) -> Ints:
+        """The rows of live banks, as the device knows them."""
+        lengths: Ints = self._heads[handles & _INDEX, 1]
+        return lengths
+
     def check_writable(self, op: str) -> None:
         """Raise an error while a CUDA graph is captured: what is written could not be copied."""
         if self.is_capturing:

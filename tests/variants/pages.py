@@ -1,6 +1,6 @@
 """The kernels of pages, as they are launched."""
 
-from variants.variant import FLOATS, HALVES, INTS, LONGS, NO_FUSION, Variant
+from variants.variant import BYTES, FLOATS, HALVES, INTS, LONGS, NO_FUSION, Variant
 
 _SEARCH = {
     **dict.fromkeys(("root_ptr", "handles_ptr", "kinds_ptr"), LONGS),
@@ -19,7 +19,14 @@ _SEARCH = {
     "dim": "i32!",
     "ids_at": "i32!",
 }
-_KEPT = {**_SEARCH, "parts_ptr": INTS, "part_ids_ptr": LONGS, "n_queries": "i32", "n_splits": "i32"}
+_KEPT = {
+    **_SEARCH,
+    "needed_ptr": None,
+    "parts_ptr": INTS,
+    "part_ids_ptr": LONGS,
+    "n_queries": "i32",
+    "n_splits": "i32",
+}
 _FILTER = dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr", "index_ptr"), LONGS)
 _WEIGHTS = {"candidates_ptr": LONGS, "scale": "i32", "bias": "i32"}
 
@@ -51,6 +58,58 @@ def _variants() -> dict[str, Variant]:
             divides=metric == "cosine",
             **canonical,
         )
+        found[f"paged search of what is left in doubt, {metric}"] = Variant(
+            "paged.paged_kernel",
+            {**_KEPT, "handle_stride": "i32!", "needed_ptr": BYTES},
+            {"METRIC": metric, "ITEM": tl.float32, "Q": 4, "N": 32, "K": 32},
+            options,
+            128,
+            divides=metric == "cosine",
+            **canonical,
+        )
+    for metric, item in (("dot", tl.float32), ("cosine", tl.bfloat16), ("l2", tl.float32)):
+        filter = _FILTER if metric == "cosine" else {}
+        found[f"shadow of a bank's rows, {metric}"] = Variant(
+            "paged_groups.paged_keys_kernel",
+            {
+                **dict.fromkeys(("root_ptr", "handles_ptr", "kinds_ptr"), LONGS),
+                **dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr"), None),
+                **{name: kind for name, kind in filter.items() if name != "index_ptr"},
+                **dict.fromkeys(("scale", "bias"), None),
+                "codes_ptr": BYTES,
+                **dict.fromkeys(("factor_ptr", "beta_ptr", "epsilon_ptr", "nu_ptr"), FLOATS),
+                **dict.fromkeys(("dim", "dim_padded", "ids_at"), "i32!"),
+            },
+            {"METRIC": metric, "ITEM": item},
+            options,
+            80,
+        )
+        found[f"rescore of a bank's pages, {metric}"] = Variant(
+            "paged_groups.paged_rescore_kernel",
+            {
+                **{name: kind for name, kind in _SEARCH.items() if name != "n_candidates"},
+                **filter,
+                **dict.fromkeys(("places_ptr", "finals_ptr"), INTS),
+                "ids_ptr": LONGS,
+                "n_places": "i32!",
+            },
+            {"METRIC": metric, "ITEM": item, "PAGES": 8},
+            options,
+            128,
+            divides=metric == "cosine",
+            **canonical,
+        )
+    found["shadow of a bank's rows, weighted"] = Variant(
+        "paged_groups.paged_keys_kernel",
+        {
+            **found["shadow of a bank's rows, cosine"].types,
+            "scale": "i32",
+            "bias": "1",
+        },
+        {"METRIC": "dot", "ITEM": tl.float16},
+        options,
+        80,
+    )
     narrow = {"METRIC": "dot", "ITEM": tl.bfloat16, "Q": 1, "N": 64}
     found["paged search, filtered, of bfloat16"] = Variant(
         "paged.paged_kernel", {**_KEPT, **_FILTER}, {**narrow, "K": 32}, options, 128, **canonical

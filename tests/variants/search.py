@@ -183,19 +183,22 @@ def _variants() -> dict[str, Variant]:
             {"num_warps": 8, **NO_FUSION},
             200,
         )
-    found["finish"] = Variant(
-        "groups.finish_kernel",
-        {
-            **dict.fromkeys(("finals_ptr", "page_ids_ptr", "rest_ptr", "parts_ptr"), INTS),
-            "is_bounded_ptr": BYTES,
-            "part_ids_ptr": LONGS,
-            "needed_ptr": BYTES,
-            "k": "i32",
-        },
-        {"P": 128, "K": 32},
-        {"num_warps": 8},
-        160,
-    )
+    for name, ids in (("finish", None), ("finish, by ids", LONGS)):
+        found[name] = Variant(
+            "groups.finish_kernel",
+            {
+                **dict.fromkeys(("finals_ptr", "page_ids_ptr", "rest_ptr", "parts_ptr"), INTS),
+                "ids_ptr": ids,
+                "is_bounded_ptr": BYTES,
+                "low": "fp32",
+                "part_ids_ptr": LONGS,
+                "needed_ptr": BYTES,
+                "k": "i32",
+            },
+            {"P": 128, "K": 32},
+            {"num_warps": 8},
+            160,
+        )
     return found
 
 
