@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #undef cuGetProcAddress
-#define GRANULE ((size_t)1 << 16)
+#define GRANULE ((size_t)1 << 12)
 #define MOST 4096
 
 typedef struct {
@@ -213,7 +213,7 @@ static CUresult map(CUdeviceptr address, size_t n_bytes, size_t offset,
                     CUmemGenericAllocationHandle memory, unsigned long long flags) {
   check_context();
   BEGIN("cuMemMap", address, n_bytes);
-  fault(address % GRANULE % 4096 || offset || flags || file_bytes[memory] != n_bytes, "a map");
+  fault(address % GRANULE || offset || flags || file_bytes[memory] != n_bytes, "a map");
   fault(!overlaps(reserved, (char*)address, n_bytes), "a map to addresses that are not reserved");
   fault(overlaps(mapped, (char*)address, n_bytes), "a map over another");
   fault(mmap((void*)address, n_bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, files[memory], 0) ==

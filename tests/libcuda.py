@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+GRANULE = 4096
 SOURCE = Path(__file__).with_suffix(".c")
 
 

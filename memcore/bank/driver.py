@@ -169,9 +169,10 @@ class Driver:
             try:
                 yield
             finally:
-                self._call("cuThreadExchangeStreamCaptureMode", byref(mode))
+                # What was done is done, whatever these say.
+                self._calls["cuThreadExchangeStreamCaptureMode"](byref(mode))
         finally:
-            self._call("cuCtxPopCurrent", byref(c_void_p()))
+            self._calls["cuCtxPopCurrent"](byref(c_void_p()))
 
     def _call(self, name: str, *given: Any) -> None:
         error = self._calls[name](*given)

@@ -73,11 +73,14 @@ class Mirror:
         self.layout = self.kernels.pages.Layout(dim, dtype, numbers)
         self.turns = Turns(self._torch, device, self)
         self._constants = Constants(self._torch, device, self.turns)
+        opened = driver.opened(device)
         with self.turns.place(), self.turns.writing():
             self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
-            self._published = Published(self._torch, self.kernels, self.layout, device, pages)
+            self._published = Published(
+                self._torch, self.kernels, self.layout, device, pages, opened, self.turns
+            )
         self.root = self._published.root
-        self._pinned = Pinned(pages, driver.opened(device), self.turns)
+        self._pinned = Pinned(pages, opened, self.turns)
         self._lock = RLock()
         self._follows = False
         self._begin(self._n_within_budget())

@@ -4,12 +4,16 @@ Pages themselves are in chunks, which are the mirror's; their addresses are in t
 of it is written by one parcel or more, in the order of the current stream.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memcore.bank.driver import Driver
 from memcore.bank.parcel import Sender
+from memcore.bank.ranges import Growing
+from memcore.bank.turns import Turns
 
 Ints = NDArray[np.int64]
 Pairs = tuple[Ints, Ints]
@@ -46,7 +50,10 @@ class Published:
         root: (4,) int64 at a fixed address: where heads are and how many, tables, directory.
     """
 
-    def __init__(self, torch: Any, kernels: Any, layout: Any, device: Any, pages: Any) -> None:
+    def __init__(
+        self, torch: Any, kernels: Any, layout: Any, device: Any, pages: Any,
+        driver: Driver | None, turns: Turns,
+    ) -> None:  # fmt: skip
         """Make a root of nothing.
 
         Args:
@@ -55,6 +62,8 @@ class Published:
             layout: of a page.
             device: a torch device.
             pages: the native store, whose rows are sent.
+            driver: of the device, which has tables grow in place.
+            turns: what the device does with tables.
         """
         self._torch = torch
         self._kernels = kernels.pages
@@ -64,34 +73,32 @@ class Published:
         self._device = device
         self._sender = Sender(torch, device)
         self.root = torch.zeros(4, dtype=torch.int64, device=device)
-        self._tables: dict[str, Any] = {}
+        self._growing = partial(Growing, torch=torch, device=device, driver=driver, turns=turns)
+        self._tables: dict[str, Growing] = {}
         self._n_at_once = max(16, _PARCEL // (layout.row_bytes + 8 * len(layout.kinds) + 8))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the device's memory."""
-        return int(sum(each.numel() * each.element_size() for each in self._tables.values()))
+        return sum(each.nbytes for each in self._tables.values())
 
     def clear(self) -> None:
         """Know of nothing, when nothing is under way."""
         self._sender.forget()
         self.root.zero_()
         empty = {"dtype": self._torch.int64, "device": self._device}
-        self._tables = {
+        tables = {
             "heads": self._torch.zeros((64, 3), **empty),
             "tables": self._torch.zeros(64, dtype=self._torch.int32, device=self._device),
             "addresses": self._torch.zeros(64, **empty),
         }
+        self._tables = {name: self._growing(each) for name, each in tables.items()}
 
     def reserve(self, n_pages: int, n_entries: int, n_banks: int) -> None:
         """Have room for so many; what is there stays."""
         wanted = {"addresses": n_pages, "tables": n_entries, "heads": n_banks}
         for name, n in wanted.items():
-            before = self._tables[name]
-            if len(before) < n:
-                longer = before.new_zeros((max(n, 2 * len(before)), *before.shape[1:]))
-                longer[: len(before)] = before
-                self._tables[name] = longer
+            self._tables[name].reserve(n)
 
     def put(self, rows: Rows, addresses: Pairs, entries: Pairs, heads: Pairs) -> None:
         """Send everything, and have it put where it belongs: rows first, then what names them.
@@ -102,7 +109,8 @@ class Published:
             entries: places in tables, and pages.
             heads: banks, and (n, 3) generation, rows and begin of table.
         """
-        layout, tables, slots = self._layout, self._tables, rows.slots
+        layout, slots = self._layout, rows.slots
+        tables = {name: each.data for name, each in self._tables.items()}
         names = ("heads", "tables", "addresses")
         at, *others = (tables[name].data_ptr() for name in names)
         root = np.array([at, len(tables["heads"]), *others])
