@@ -10,7 +10,7 @@ import memcore
 from memcore import reference
 
 from .case import expect
-from .gpu_case import N_CHECKED, GpuCase, near, normal, same_hits
+from .gpu_case import N_CHECKED, GpuCase, near, normal, same, same_hits
 
 
 def every(is_tiny: bool) -> list[GpuCase]:
@@ -22,6 +22,7 @@ def every(is_tiny: bool) -> list[GpuCase]:
         _attend(is_tiny),
         _step(is_tiny),
         _fetch(is_tiny),
+        *(_lists(n_queries, is_tiny) for n_queries in (1, 16)),
     ]
 
 
@@ -232,6 +233,40 @@ def _fetch(is_tiny: bool) -> GpuCase:
         fetch,
         check,
         4.0 * half * n * dim,
+        prepare=prepare,
+    )
+
+
+def _lists(n_queries: int, is_tiny: bool) -> GpuCase:
+    """A few lists of an inverted file, beside all of them."""
+    n, dim, k, list_rows, n_probes = (40, 20, 3, 8, 2) if is_tiny else (1 << 20, 128, 10, 256, 16)
+    n_queries = min(n_queries, 2) if is_tiny else n_queries
+    index = memcore.index.IVF(list_rows=list_rows)
+
+    def make(rng: np.random.Generator) -> dict[str, Any]:
+        centres = normal(rng, n // list_rows, dim)
+        keys = centres[rng.integers(len(centres), size=n)] + 0.5 * normal(rng, n, dim)
+        return {"queries": keys[:n_queries] + 0.1 * normal(rng, n_queries, dim), "keys": keys}
+
+    def prepare(queries: Any, keys: Any) -> dict[str, Any]:
+        arena = memcore.Arena(dim, metric="l2", device="cuda", index=index)
+        bank = arena.new(1)
+        arena.add(bank, keys.cpu().numpy())
+        return {"arena": arena, "bank": bank, "queries": queries}
+
+    def check(given: dict[str, Any], hits: Any) -> None:
+        same("the nearest row", hits[1][:, 0], np.arange(n_queries))
+        wanted = reference.search(given["queries"][:N_CHECKED], given["keys"], 1, metric="l2")
+        same("its score", hits[0][:N_CHECKED, :1], wanted[0])
+
+    return GpuCase(
+        f"arena/{n_probes} lists of {list_rows} x {dim} in {n}, {n_queries} queries, k={k}",
+        make,
+        lambda arena, bank, queries: arena.search(bank, queries, k, n_probes=n_probes),
+        check,
+        4.0 * dim * (n / list_rows + n_queries * n_probes * list_rows),
+        {"all lists": lambda arena, bank, queries: arena.search(bank, queries, k, recall=1.0)},
+        2.0 * dim * n_queries * (n / list_rows + n_probes * list_rows),
         prepare=prepare,
     )
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .canonical import scores, sums
-from .paged import bank_of
+from .paged import bank_of, page_of
 from .pages import LANES, Layout, ids_of, norms_of, rows_of
 from .search import splits
 from .where import number
@@ -21,41 +21,45 @@ NOWHERE: tl.constexpr = tl.constexpr(-(2**63))
 def find_kernel(
     root_ptr,
     handles_ptr,
+    handle_row_stride,
     handle_stride,
     ids_ptr,
     places_ptr,
     n_named,
     ids_at,
+    n_lists,
+    n_segments,
     n_splits,
     N: tl.constexpr,
     M: tl.constexpr,
 ):
-    """Look for M ids in one split of their bank: places (n_queries, n_named) of those found.
+    """Look for M ids in one split of their banks: places (n_queries, n_named) of those found.
 
     Args beside sizes:
         root_ptr: (4,) int64, as for `paged.bank_of`.
-        handles_ptr: one for each row of ids, handle_stride apart.
+        handles_ptr: n_lists for each row of ids, the banks that its ids may be in.
         ids_ptr: (n_queries, n_named) int64.
         places_ptr: int64, NOWHERE where nobody writes.
     """
     query = tl.program_id(0).to(tl.int64)
-    end, table, directory = bank_of(root_ptr, tl.load(handles_ptr + query * handle_stride))
-    share = tl.cdiv(tl.cdiv(end, n_splits), N) * N
-    begin = tl.program_id(1) * share
-    end = tl.minimum(end, begin + share)
     column = tl.program_id(2) * M + tl.arange(0, M)
     named = tl.load(ids_ptr + query * n_named + column, mask=column < n_named, other=-1)
-    for first in range(begin, end, N):
-        row = first + tl.arange(0, N)
-        is_row = row < end
-        lane = row % LANES
-        page = tl.load(table + row // LANES, mask=is_row, other=0)
-        page = tl.load(directory + page, mask=is_row, other=0)
-        id = tl.load(ids_of(root_ptr, page, lane, ids_at), mask=is_row, other=-2)
-        # Rows have ids from 0, so that padding is nowhere.
-        is_here = id[:, None] == named[None, :]
-        place = tl.max(tl.where(is_here, (page * LANES + lane)[:, None], NOWHERE), 0)
-        tl.store(places_ptr + query * n_named + column, place, mask=place != NOWHERE)
+    for part in range(tl.program_id(1), n_lists * n_segments, n_splits):
+        at = query * handle_row_stride + (part // n_segments).to(tl.int64) * handle_stride
+        end, table, directory = bank_of(root_ptr, tl.load(handles_ptr + at))
+        share = tl.cdiv(tl.cdiv(end, n_segments), N) * N
+        begin = (part % n_segments) * share
+        end = tl.minimum(end, begin + share)
+        for first in range(begin, end, N):
+            row = first + tl.arange(0, N)
+            is_row = row < end
+            lane = row % LANES
+            page = page_of(table, directory, row, is_row)
+            id = tl.load(ids_of(root_ptr, page, lane, ids_at), mask=is_row, other=-2)
+            # Rows have ids from 0, so that padding is nowhere.
+            is_here = id[:, None] == named[None, :]
+            place = tl.max(tl.where(is_here, (page * LANES + lane)[:, None], NOWHERE), 0)
+            tl.store(places_ptr + query * n_named + column, place, mask=place != NOWHERE)
 
 
 @triton.jit
@@ -144,22 +148,28 @@ def find(
         layout: of the pages.
         root: as for `search_pages`.
         longest: rows of the longest bank.
-        handles: one for each row of ids, or one for all.
+        handles: one for each row of ids, or one for all; or (n or 1, n_lists), several banks each,
+            no two of which share an id.
         ids: int64, contiguous; -1 pads.
     """
     n, m = ids.shape
     places = torch.full_like(ids, NOWHERE.value)
     if ids.numel():
         n_blocks = triton.cdiv(m, 16)
-        n_splits = splits(n * n_blocks, longest, 1, 1024)
+        n_lists = handles.shape[1] if handles.ndim > 1 else 1
+        n_splits = splits(n * n_blocks, longest * n_lists, 1, 1024)
+        n_segments = triton.cdiv(n_splits, n_lists)
         find_kernel[(n, n_splits, n_blocks)](
             root,
             handles,
-            0 if len(handles) == 1 else 1,
+            0 if len(handles) == 1 else handles.stride(0),
+            handles.stride(1) if handles.ndim > 1 else 1,
             ids,
             places,
             m,
             layout.ids_at,
+            n_lists,
+            n_segments,
             n_splits,
             N=64,
             M=16,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import triton
 
-from . import groups, paged, paged_groups
+from . import groups, paged, paged_groups, search_lists
 from .first_pass import Chosen, Shadow, choose, finish
 from .pages import Layout
 from .runs import Run
@@ -85,6 +85,14 @@ class Limits:
         named = None if named is None else named[queries]
         return replace(self, conditions=conditions, candidates=named)
 
+    def spread(self, n: int) -> "Limits":
+        """The limits of each query n times."""
+        conditions, named = self.conditions, self.candidates
+        if conditions is not None:
+            conditions = replace(conditions, index=conditions.index.repeat_interleave(n))
+        named = None if named is None else named.repeat_interleave(n, 0)
+        return replace(self, conditions=conditions, candidates=named)
+
 
 class Pages(NamedTuple):
     """Where the rows of all banks are.
@@ -120,7 +128,8 @@ def search_pages(
 
     Args:
         pages: where rows are.
-        handles: one per query, or one for all.
+        handles: one per query, or one for all; or (n_queries, n_lists), the banks of each, no two
+            of which share an id.
         queries: (n_queries, dim).
         squares: (n_queries,), their canonical squares; one above 1e36, or NaN, finds nothing.
         k: the width, or (n_queries,) int64 up to it.
@@ -148,9 +157,9 @@ def search_pages(
             weighs = (some, metric, limits.of(part), None, False)
             _search_scan(pages, bank, asked, squares[part], *weighs, *hits)
     rest = slice(0, min((run.begin for run in runs), default=n_queries))
-    turn = n_queries
+    turn, n_lists = n_queries, handles.shape[1] if handles.ndim > 1 else 1
     if width > MAX_KEPT:
-        turn = max(1, _MAX_PAIRS // max(1, pages.longest))
+        turn = max(1, _MAX_PAIRS // max(1, pages.longest * n_lists))
     for begin in range(0, rest.stop, turn):
         part = slice(begin, min(begin + turn, rest.stop))
         given = (
@@ -163,6 +172,8 @@ def search_pages(
         )
         if width > MAX_KEPT:
             _search_pairs(pages, *given, scores[part], ids[part])
+        elif handles.ndim > 1:
+            _search_lists(pages, *given, scores[part], ids[part])
         else:
             _search_scan(pages, *given, None, are_forks, scores[part], ids[part])
 
@@ -299,6 +310,50 @@ def _search_scan(
     merge(parts, part_ids, needed, widths, scores, ids)
 
 
+def _search_lists(
+    pages: Pages,
+    handles: torch.Tensor,
+    queries: torch.Tensor,
+    squares: torch.Tensor,
+    widths: torch.Tensor | None,
+    metric: str,
+    limits: Limits,
+    scores: torch.Tensor,
+    ids: torch.Tensor,
+) -> None:
+    """Score all rows of each query's banks."""
+    n_queries, width = scores.shape
+    layout, root, kinds, longest = pages
+    n_lists = handles.shape[1]
+    kept = max(16, triton.next_power_of_2(width))
+    n_segments, n_splits = search_lists.shares(n_queries, n_lists, longest, kept)
+    parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
+    part_ids = torch.empty_like(parts, dtype=torch.int64)
+    search_lists.lists_kernel[(n_queries, n_splits)](
+        root,
+        handles,
+        *handles.stride(),
+        queries,
+        *queries.stride(),
+        squares,
+        kinds,
+        *limits.given,
+        parts,
+        part_ids,
+        n_lists,
+        n_segments,
+        layout.dim,
+        layout.ids_at,
+        n_splits,
+        METRIC=metric,
+        ITEM=layout.item,
+        N=64,
+        K=kept,
+        enable_fp_fusion=False,
+    )
+    merge(parts, part_ids, None, widths, scores, ids)
+
+
 def _search_pairs(
     pages: Pages,
     handles: torch.Tensor,
@@ -312,10 +367,16 @@ def _search_pairs(
 ) -> None:
     n_queries, width = scores.shape
     layout, root, kinds, longest = pages
-    pairs = scores.new_empty((n_queries, longest), dtype=torch.int32)
+    n_lists = handles.shape[1] if handles.ndim > 1 else 1
+    if handles.ndim > 1:
+        # A query and one of its banks stand where a query stands else.
+        handles = handles.reshape(n_queries * n_lists)
+        queries, squares = (each.repeat_interleave(n_lists, 0) for each in (queries, squares))
+        limits = limits.spread(n_lists)
+    pairs = scores.new_empty((n_queries, n_lists * longest), dtype=torch.int32)
     pair_ids = torch.empty_like(pairs, dtype=torch.int64)
     if longest:
-        paged.paged_pairs_kernel[(n_queries, triton.cdiv(longest, 32))](
+        paged.paged_pairs_kernel[(n_queries * n_lists, triton.cdiv(longest, 32))](
             root,
             handles,
             0 if len(handles) == 1 else 1,

@@ -64,7 +64,7 @@ class Arena:
             dtype: what rows are stored as: "float32", "float16" or "bfloat16".
             device: "cpu", or "cuda" (and "cuda:1", …): then rows are kept on the host and, for
                 searches, on that GPU too. Arrays are taken from either, and results are where the
-                queries are. Search there has neither codebook nor index.
+                queries are. There is no codebook there.
             fields: the kind of each field by name: "int64", "float64", "bool", "str" or "tags" (a
                 list of str); int, float, bool, str and list mean the same.
             codebook: keep codes of this book, as it is now, in the place of vectors; `get` gives,
@@ -114,8 +114,7 @@ class Arena:
     @property
     def device_nbytes(self) -> int:
         """Bytes of the GPU's memory that are held; 0 on the cpu."""
-        mirror = self._store.mirror
-        return 0 if mirror is None else mirror.nbytes
+        return 0 if self._store.mirror is None else int(self._store.pages.device_nbytes)
 
     def new(self, n: int = 1) -> Ints:
         """Make n empty banks: (n,) handles."""

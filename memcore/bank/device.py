@@ -1,5 +1,7 @@
 """The page store of an arena on a device: written on the host, mirrored and searched there."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -77,6 +79,7 @@ class DevicePages:
         self.host = store
         self.metric = metric
         self.mirror = mirror
+        self._n_together = 0
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.host, name)
@@ -84,12 +87,29 @@ class DevicePages:
 
     def drop(self, handles: Ints) -> None:
         """As the page store; while a CUDA graph is captured too, since marks are collected then."""
-        with self.mirror.section():
+        with self.together():
             # A capture may not wait, and nobody misses what a fetch may find here.
             if not self.mirror.is_capturing:
                 self.mirror.turns.arrive()
             self.host.drop(handles)
-            self.mirror.follow()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run alone, and have the mirror follow all writes of a block at its end."""
+        with self.mirror.section():
+            self._n_together += 1
+            try:
+                yield
+            finally:
+                self._n_together -= 1
+                # Whatever was raised: what has changed on the host changes there.
+                if not self._n_together:
+                    self.mirror.follow()
+
+    @property
+    def device_nbytes(self) -> int:
+        """Bytes of the device's memory that are held."""
+        return self.mirror.nbytes
 
     def compact(self) -> None:
         """Give memory back, here and there: what is mirrored is copied anew."""
@@ -107,16 +127,13 @@ class DevicePages:
                 self.host.count(handles)
             self.mirror.bring(handles)
 
-    def _write(self, op: str, method: Any, *given: Any) -> Any:
+    def _write(self, op: str, method: Any, *given: Any, **named: Any) -> Any:
         with self.mirror.section():
             self.mirror.check_writable(op)
             # The device may be reading the host's rows.
             self.mirror.turns.arrive()
-            try:
-                return method(*given)
-            finally:
-                # Whatever was raised: what has changed on the host changes there.
-                self.mirror.follow()
+            with self.together():
+                return method(*given, **named)
 
     def search_plain(self, *_: Any) -> None:
         """No call is short enough to go a way of its own."""
@@ -130,18 +147,50 @@ class DevicePages:
         Queries of NumPy wait for the device. Tensors do not, as long as all banks are there.
         """
         limits = (programs, index, candidates, scale, bias, low, high)
-        with self.mirror.section():
-            if self._search_there(handles, queries, k, limits, first_pass, scores, ids):
-                return
-        self._search_here(handles, queries, k, limits, first_pass, scores, ids)
+        given = (handles, queries, k, limits, first_pass, scores, ids)
+        if not self.search_there(*given):
+            self.search_here(self.host.search, self.host.alive, *given)
 
-    def _search_here(
+    def search_there(
         self, handles: Any, queries: Any, k: Any, limits: tuple[Any, ...], first_pass: Any,
         scores: Any, ids: Any,
+    ) -> bool:  # fmt: skip
+        """Search on the device, unless the host must; whether it has.
+
+        Args:
+            handles: one for each query, or one for all; or (n_queries, n_lists), the banks of each,
+                no two of which share an id; -1 pads.
+            queries: as `search` takes them, as the rest.
+            k: likewise.
+            limits: the conditions, their index, candidates, scale, bias, and both bounds.
+            first_pass: as the page store takes it.
+            scores: of NumPy, or on the device.
+            ids: likewise.
+        """
+        with self.mirror.section():
+            return self._search_there(handles, queries, k, limits, first_pass, scores, ids)
+
+    def search_here(
+        self, search: Callable[..., None], alive: Callable[[Ints], Any], handles: Any,
+        queries: Any, k: Any, limits: tuple[Any, ...], first_pass: Any, scores: Any, ids: Any,
+        *effort: Any,
     ) -> None:  # fmt: skip
-        """Search by the host's engine; tensors get what the device would give them."""
+        """Search by a store of the host; tensors get what the device would give them.
+
+        Args:
+            search: a method of that store, as of the page store.
+            alive: likewise.
+            handles: one for each query, or one for all.
+            queries: as for `search_there`, as all that follows.
+            k: likewise.
+            limits: likewise.
+            first_pass: likewise.
+            scores: likewise.
+            ids: likewise.
+            effort: what else the store is told.
+        """
         if isinstance(scores, np.ndarray):
-            self.host.search(handles, queries, k, *limits, first_pass, scores, ids)
+            search(handles, queries, k, *limits, first_pass, scores, ids, *effort)
             return
         torch = tensors.library("search")
         programs, index, candidates, *rest = limits
@@ -149,13 +198,14 @@ class DevicePages:
         found = np.full(scores.shape, -np.inf, np.float32), np.full(ids.shape, -1)
         # What it refuses by its value finds nothing.
         sound = squares(widen(queries)) <= MAX_SQUARE
-        sound &= np.broadcast_to(self.host.alive(handles), sound.shape)
-        some = [each if np.ndim(each) == 0 else each[sound] for each in (k, index, candidates)]
+        sound &= np.broadcast_to(alive(handles), sound.shape)
+        parts = (k, index, candidates, *effort)
+        some = [each if np.ndim(each) == 0 else each[sound] for each in parts]
         hits = tuple(each[sound] for each in found)
         owners = handles if len(handles) == 1 else handles[sound]
         if sound.any():
-            limits = (programs, *some[1:], *rest)
-            self.host.search(owners, queries[sound], some[0], *limits, first_pass, *hits)
+            limits = (programs, *some[1:3], *rest)
+            search(owners, queries[sound], some[0], *limits, first_pass, *hits, *some[3:])
         for out, each, hit in zip((scores, ids), found, hits, strict=True):
             each[sound] = hit
             out.copy_(torch.from_numpy(each))
@@ -164,7 +214,6 @@ class DevicePages:
         self, handles: Any, queries: Any, k: Any, limits: tuple[Any, ...], first_pass: Any,
         scores: Any, ids: Any,
     ) -> bool:  # fmt: skip
-        """Search on the device, unless the host must; whether it has."""
         mirror, torch = self.mirror, tensors.library("search")
         if queries.shape[1] != mirror.layout.dim:
             raise ShapeError(
@@ -247,6 +296,17 @@ class DevicePages:
         )
         return found
 
+    def there(self, op: str, handles: Any) -> Any:
+        """Handles on the device, or None if not all banks that are named are there.
+
+        One for each row of a call or for all of them; or (n, n_lists) or (1, n_lists), of several
+        banks each, among which the rows are divided.
+        """
+        if not self.are_there(op, handles):
+            return None
+        is_here = isinstance(handles, np.ndarray)
+        return self.mirror.repeated(handles.reshape(-1)) if is_here else handles
+
     def are_there(self, op: str, handles: Any) -> bool:
         """Whether all banks that are named are on the device, fetched there if need be.
 
@@ -271,7 +331,7 @@ class DevicePages:
             return handles
         if not self.mirror.is_limited or self.mirror.is_capturing:
             return np.zeros(0, np.int64)
-        named: Ints = handles.cpu().numpy()
+        named: Ints = handles.cpu().numpy().reshape(-1)
         alive: Ints = named[self.host.alive(named)]
         return alive
 

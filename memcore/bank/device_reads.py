@@ -39,7 +39,8 @@ def read(
     Raises:
         NotFoundError: a handle on the host names no bank.
     """
-    mirror, kind = store.pages.mirror, getattr(tensors.library(op), dtype)
+    mirror: Any = store.mirror
+    kind = getattr(tensors.library(op), dtype)
     with _places(store, op, handles, ids) as places:
         if places is None:
             wanted = arrays.near(ids).numpy()
@@ -63,7 +64,7 @@ def score(store: Store, handles: Any, queries: Any, ids: Any) -> Any:
     Raises:
         NotFoundError: a handle on the host names no bank.
     """
-    mirror = store.pages.mirror
+    mirror: Any = store.mirror
     with _places(store, "score", handles, ids) as places:
         if places is not None:
             lengths = mirror.kernels.norms(queries)[0]
@@ -85,15 +86,14 @@ def score(store: Store, handles: Any, queries: Any, ids: Any) -> Any:
 @contextmanager
 def _places(store: Store, op: str, handles: Any, ids: Any) -> Iterator[Any]:
     """Where rows are on the device, for as long as it is read; None if they must be read here."""
-    mirror = store.pages.mirror
+    mirror: Any = store.mirror
     with mirror.section():
-        if not store.pages.are_there(op, handles):
+        there = store.pages.there(op, handles)
+        if there is None:
             yield None
             return
-        if isinstance(handles, np.ndarray):
-            handles = mirror.repeated(handles.reshape(-1))
         with mirror.turns.reading(op):
-            kernels, given = mirror.kernels, (mirror.longest, handles, ids)
+            kernels, given = mirror.kernels, (mirror.longest, there, ids)
             yield kernels.named_pages.find(mirror.layout, mirror.root, *given)
 
 

@@ -70,8 +70,9 @@ def _search_there(
     """Search with queries on the device of the rows; the hits are there too."""
     mirror: Any = store.mirror
     asked, shape, flat = _asked_there("search", mirror, banks, queries)
-    if not isinstance(k, int) and arrays.place(k) != "cpu":
-        raise BackendError(f"search: k is on {arrays.place(k)}, should be on the host")
+    for name, each in (("k", k), ("n_probes", limits.n_probes), ("recall", limits.recall)):
+        if not isinstance(each, (int, float)) and arrays.place(each) != "cpu":
+            raise BackendError(f"search: {name} is on {arrays.place(each)}, should be on the host")
     each, width = _widths(k, shape, len(asked))
     candidates = limits.candidates
     if candidates is not None:
@@ -79,11 +80,11 @@ def _search_there(
     scale = weight(store, "scale", limits.scale)
     bias = weight(store, "bias", limits.bias)
     low, high = _bounds(limits)
-    index_.effort("search", store.index, limits.n_probes, limits.recall, shape)
+    effort = index_.effort("search", store.index, limits.n_probes, limits.recall, shape)
     torch = tensors.library("search")
     scores = torch.empty((len(asked), width), dtype=torch.float32, device=mirror.device)
     ids = torch.empty_like(scores, dtype=torch.int64)
-    rest = (candidates, scale, bias, low, high, None, scores, ids)
+    rest = (candidates, scale, bias, low, high, None, scores, ids, *effort)
     _run(store, flat, asked, each, where, shape, rest)
     shape = (*shape, width)
     return Hits(

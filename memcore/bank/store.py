@@ -64,11 +64,8 @@ class Store:
     ) -> None:
         """Make a store without banks; the arguments are those of `Arena`."""
         place = device_.place(device, device_bytes)
-        if place is not None and (index is not None or codebook is not None):
-            name = "codebook" if index is None else "index"
-            raise BackendError(
-                f"Arena: {name} is given with a device, should be None there: all rows are searched"
-            )
+        if place is not None and codebook is not None:
+            raise BackendError("Arena: codebook is given with a device, should be None there")
         if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer))):
             raise DtypeError(f"Arena: dim is {dim!r}, should be an int, or None")
         if dim is not None and dim < 1:
@@ -89,8 +86,9 @@ class Store:
         self.mirror: Mirror | None = None
         self.pages: Any
         if place is not None:
-            self.pages = device_.pages(place, device_bytes, self.dim, dtype, metric, kinds)
-            self.mirror = self.pages.mirror
+            rows = device_.pages(place, device_bytes, self.dim, dtype, metric, kinds)
+            self.mirror = rows.mirror
+            self.pages = index_.pages(self.index, self.dim, dtype, metric, kinds, rows)
         elif codebook is not None:
             self.pages = coded.pages(codebook, self.dim, dtype, metric, kinds)
         else:

@@ -39,7 +39,9 @@ def options(op: str, index: Any) -> Any:
     return index
 
 
-def pages(index: Any, dim: int | None, dtype: str, metric: str, kinds: list[str]) -> Any:
+def pages(
+    index: Any, dim: int | None, dtype: str, metric: str, kinds: list[str], rows: Any = None
+) -> Any:
     """The store of an arena's rows: the page store, or what stands in its place.
 
     Args:
@@ -48,12 +50,14 @@ def pages(index: Any, dim: int | None, dtype: str, metric: str, kinds: list[str]
         dtype: what rows are stored as.
         metric: "cosine", "dot" or "l2".
         kinds: the kind of each column.
+        rows: a page store that is on a device too (`bank.device.DevicePages`), or None for one of
+            the host.
     """
     if index is None:
-        return _core.Pages(dim, dtype, metric, kinds)
+        return _core.Pages(dim, dtype, metric, kinds) if rows is None else rows
     if dim is None:
         raise InputError("Arena: dim is None, should be an int where there is an index")
-    return index.pages(dim, dtype, metric, kinds)
+    return index.pages(dim, dtype, metric, kinds, *(() if rows is None else (rows,)))
 
 
 def effort(

@@ -4,7 +4,7 @@ import os
 import weakref
 from collections.abc import Callable
 from threading import Condition, Lock, get_ident
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -81,6 +81,34 @@ class Gate:
         self._readers = []
         self._writer = 0
         self._n_waiting = 0
+
+
+class DeviceGate:
+    """A gate of state whose rows lie on a device too.
+
+    Who is inside holds the section of the mirror, which comes first: what reads a device may be
+    inside it already.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        """Guard a store on a device."""
+        self._rows = rows
+        self._gate = Gate()
+
+    def read(self, call: Callable[[], T]) -> T:
+        """As `Gate.read`."""
+        with self._rows.mirror.section():
+            return self._gate.read(call)
+
+    def write(self, call: Callable[[], T]) -> T:
+        """As `Gate.write`; the mirror follows all that was written at the end."""
+        with self._rows.together():
+            return self._gate.write(call)
+
+    def try_write(self, call: Callable[[], T]) -> T | None:
+        """As `Gate.try_write`, after other threads."""
+        with self._rows.together():
+            return self._gate.try_write(call)
 
 
 _live: weakref.WeakSet[Gate] = weakref.WeakSet()

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from memcore.errors import InputError
 from memcore.hits import Hits
 from memcore.index.balance import Balance, Sizes
-from memcore.index.gate import Gate
+from memcore.index.gate import DeviceGate, Gate
 from memcore.index.lists import Lists
 from memcore.index.members import Members
 from memcore.index.partition import Partition
 from memcore.index.probes import choose, reach
+from memcore.index.there import ListsThere
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]
@@ -50,9 +51,11 @@ class IVF:
         if self.list_rows is not None and self.list_rows < 2:
             raise InputError(f"IVF: list_rows is {self.list_rows}, should be at least 2")
 
-    def pages(self, dim: int, dtype: str, metric: str, kinds: list[str]) -> "ListPages":
-        """A store of banks whose rows lie in lists."""
-        return ListPages(self, dim, dtype, metric, kinds)
+    def pages(
+        self, dim: int, dtype: str, metric: str, kinds: list[str], rows: Any = None
+    ) -> "ListPages":
+        """A store of banks whose rows lie in lists; `rows` is on a device too, or None."""
+        return ListPages(self, dim, dtype, metric, kinds, rows)
 
 
 class ListPages:
@@ -61,13 +64,23 @@ class ListPages:
     A bank of few rows is one list, so that many such banks take one call, as without an index.
     """
 
-    def __init__(self, options: IVF, dim: int, dtype: str, metric: str, kinds: list[str]) -> None:
+    def __init__(
+        self,
+        options: IVF,
+        dim: int,
+        dtype: str,
+        metric: str,
+        kinds: list[str],
+        rows: Any = None,
+    ) -> None:
         self._options = options
-        self._lists = Lists(dim, dtype, metric, kinds)
+        self._lists = Lists(dim, dtype, metric, kinds, rows)
         self._pages = self._lists.pages
         self._directory = self._lists.directory
         self._members = Members(self._lists)
-        self._gate = Gate()
+        self._device = None if rows is None else ListsThere(rows, self._lists, self._members)
+        self._rows = rows
+        self._gate: Gate | DeviceGate = Gate() if rows is None else DeviceGate(rows)
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +89,7 @@ class ListPages:
 
     def new(self, n: int) -> Ints:
         """Make n empty banks: (n,) handles."""
-        return self._write(lambda: self._members.new(n))
+        return self._write("new", lambda: self._members.new(n))
 
     def drop(self, handles: Ints) -> None:
         """Give up banks."""
@@ -107,7 +120,7 @@ class ListPages:
                 self._keep(partition)
             return added
 
-        return self._write(add)
+        return self._write("add", add)
 
     def update(self, handles: Ints, ids: Ints, vectors: Any, columns: Any, skip: bool) -> Bools:
         """Change rows; new vectors may send them to other lists."""
@@ -134,7 +147,7 @@ class ListPages:
                 self._keep(partition)
             return found
 
-        return self._write(update)
+        return self._write("update", update)
 
     def delete(self, handles: Ints, ids: Ints, skip: bool) -> Bools:
         """Delete rows."""
@@ -153,7 +166,7 @@ class ListPages:
                 self._keep(partition)
             return found
 
-        return self._write(delete)
+        return self._write("delete", delete)
 
     def get(self, handles: Ints, ids: Ints, skip: bool, vectors: Any, columns: Any) -> Bools:
         """Read rows."""
@@ -165,6 +178,10 @@ class ListPages:
             return self._pages.get(lists, ids, skip, vectors, columns)
 
         return self._gate.read(get)
+
+    def alive(self, handles: Ints) -> Bools:
+        """Which handles name banks."""
+        return self._directory.alive(handles)
 
     def contains(self, handles: Ints, ids: Ints) -> Bools:
         """Which ids are in their banks."""
@@ -180,11 +197,11 @@ class ListPages:
 
     def fork(self, handles: Ints, n: int) -> Ints:
         """Copies of banks: (n_handles, n)."""
-        return self._write(lambda: self._members.fork(handles, n))
+        return self._write("fork", lambda: self._members.fork(handles, n))
 
     def copy_from(self, handles: Ints, sources: Ints) -> None:
         """Make each bank what its source is."""
-        self._write(lambda: self._members.copy_from(handles, sources))
+        self._write("rollback", lambda: self._members.copy_from(handles, sources))
 
     def dead_refs(self, column: int) -> Ints:
         """The references that no row holds any more."""
@@ -197,6 +214,21 @@ class ListPages:
     def compact(self) -> None:
         """Give the memory of free pages back to the system."""
         self._pages.compact()
+
+    @property
+    def device_nbytes(self) -> int:
+        """Bytes of the device's memory that are held."""
+        return 0 if self._device is None else self._device.nbytes
+
+    def prefetch(self, handles: Ints) -> None:
+        """Have banks on the device, as far as they fit."""
+        device: Any = self._device
+        self._gate.read(lambda: device.prefetch(handles))
+
+    def there(self, op: str, handles: Any) -> Any:
+        """Handles on the device of all lists of each bank; None if not all of them are there."""
+        device: Any = self._device
+        return self._gate.read(lambda: device.there(op, handles))
 
     def score(self, handles: Ints, queries: NDArray[Any], ids: Ints, scores: Floats) -> None:
         """The canonical scores of named rows, -inf where the id is -1."""
@@ -223,6 +255,8 @@ class ListPages:
     ) -> Hits | None:
         """Hits for float32 queries at one bank, an int k and one effort for all; else None."""
         if k.__class__ is not int or k < 1 or not isinstance(handles, np.ndarray):
+            return None
+        if self._device is not None:
             return None
         if n_probes is None:
             recall = self._options.recall if recall is None else recall
@@ -251,30 +285,49 @@ class ListPages:
 
     def search(
         self,
-        handles: Ints,
-        queries: NDArray[Any],
+        handles: Any,
+        queries: Any,
         k: Any,
         where: Any,
         where_index: Ints | None,
-        candidates: Ints | None,
+        candidates: Any,
         scale: int | None,
         bias: int | None,
         min_score: float,
         max_score: float,
         first_pass: bool | None,
-        scores: Floats,
-        ids: Ints,
+        scores: Any,
+        ids: Any,
         n_probes: Any = None,
         recall: Any = None,
     ) -> None:
         """The k best rows of the lists that each query visits."""
-        limits = (scale, bias, min_score, max_score, first_pass)
         if n_probes is None:
             # Recall is measured without conditions and weights: with them, all lists are visited.
             if where is not None or scale is not None or bias is not None or max_score < np.inf:
                 recall = 1.0
             elif recall is None:
                 recall = self._options.recall
+        if self._device is not None:
+            device = self._device
+            limits = (where, where_index, candidates, scale, bias, min_score, max_score)
+            given = (handles, queries, k, limits, first_pass, scores, ids, n_probes, recall)
+            if not self._gate.read(lambda: device.search(*given)):
+                self._rows.search_here(self._search, self.alive, *given)
+            return
+        self._search(
+            handles, queries, k, where, where_index, candidates, scale, bias, min_score, max_score,
+            first_pass, scores, ids, n_probes, recall,
+        )  # fmt: skip
+
+    def _search(
+        self, handles: Ints, queries: NDArray[Any], k: Any, where: Any, where_index: Ints | None,
+        candidates: Ints | None, scale: int | None, bias: int | None, min_score: float,
+        max_score: float, first_pass: bool | None, scores: Floats, ids: Ints, n_probes: Any,
+        recall: Any,
+    ) -> None:  # fmt: skip
+        """The same by the host's engine; recall is given unless n_probes is."""
+        limits = (scale, bias, min_score, max_score, first_pass)
 
         def search() -> None:
             self._members.check("search", handles)
@@ -285,6 +338,7 @@ class ListPages:
                 )
                 return
             if handles.size > 1:
+                self._lists.check(queries)
                 few(lists, np.flatnonzero(lists >= 0))
             for partition, q in parts:
                 if q.__class__ is slice and candidates is None:
@@ -321,13 +375,15 @@ class ListPages:
 
         self._gate.read(search)
 
-    def _write(self, call: Callable[[], T]) -> T:
+    def _write(self, op: str, call: Callable[[], T]) -> T:
         def swept() -> T:
             try:
                 return call()
             finally:
                 self._members.sweep()
 
+        if self._device is not None:
+            self._device.mirror.check_writable(op)
         return self._gate.write(swept)
 
     def _divide(self, handles: Ints, n: int) -> None:

@@ -23,8 +23,12 @@ class Lists:
         directory: the bank of each partition without its rows: ids, counter, the place of each.
     """
 
-    def __init__(self, dim: int, dtype: str, metric: str, kinds: list[str]) -> None:
-        self.pages = _core.Pages(dim, dtype, metric, kinds)
+    def __init__(
+        self, dim: int, dtype: str, metric: str, kinds: list[str], rows: Any = None
+    ) -> None:
+        """Make stores without lists; `rows` is the page store, where it is on a device too."""
+        self.pages: _core.Pages = _core.Pages(dim, dtype, metric, kinds) if rows is None else rows
+        self._host: _core.Pages = self.pages if rows is None else rows.host
         self.directory = _core.Directory()
         self._routes = Routes(int(dim), metric)
         self._stored = _STORED[dtype]
@@ -85,6 +89,12 @@ class Lists:
             here = places[rows]
             filled[rows] = np.where(here >= 0, partition.lists[here], self._nowhere)
         return filled
+
+    def check(self, queries: NDArray[Any]) -> None:
+        """Raise what the store says of queries; of all, where some are to be searched apart."""
+        nothing = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        rest = (None, None, None, None, None, -np.inf, np.inf, None, *nothing)
+        self._host.search(np.array([self._nowhere]), queries, 0, *rest)
 
     def row_ids(self, partition: Partition, places: Ints) -> tuple[Ints, Ints]:
         """The ids in lists, list by list, and the place of each."""

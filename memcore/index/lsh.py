@@ -5,6 +5,7 @@ rows of the probed buckets, and the store scores those. Rows are never copied. I
 1998, "Approximate Nearest Neighbors"; probes as in Lv et al. 2007, "Multi-Probe LSH".
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from threading import Lock
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import _core, reference
-from memcore.errors import InputError
+from memcore import _core, reference, tensors
+from memcore.errors import BackendError, InputError
 from memcore.lsh import LSH
 
 Ints = NDArray[np.int64]
@@ -105,25 +106,33 @@ class LshOptions:
         """Remember the hashes, if they are given."""
         self._lsh = lsh
 
-    def pages(self, dim: int, dtype: str, metric: str, kinds: list[str]) -> "LshPages":
-        """A store of banks whose rows are found through buckets."""
+    def pages(
+        self, dim: int, dtype: str, metric: str, kinds: list[str], rows: Any = None
+    ) -> "LshPages":
+        """A store of banks whose rows are found through buckets; `rows` is on a device, or None."""
         lsh = self._lsh or LSH(dim, n_bits=12, n_tables=16)
         if lsh.dim != dim:
             raise InputError(f"Arena: index has dim {lsh.dim}, should be {dim}")
-        return LshPages(lsh, dim, dtype, metric, kinds)
+        return LshPages(lsh, dim, dtype, metric, kinds, rows)
 
 
 class LshPages:
     """A page store whose searches look into buckets, with the methods of `_core.Pages`."""
 
-    def __init__(self, lsh: LSH, dim: int, dtype: str, metric: str, kinds: list[str]) -> None:
-        """Make a store without banks."""
+    def __init__(
+        self, lsh: LSH, dim: int, dtype: str, metric: str, kinds: list[str], rows: Any = None
+    ) -> None:
+        """Make a store without banks; `rows` is the page store, where it is on a device too."""
         self._lsh = lsh
-        self._pages = _core.Pages(dim, dtype, metric, kinds)
+        self._pages: _core.Pages = _core.Pages(dim, dtype, metric, kinds) if rows is None else rows
+        self._host: _core.Pages = self._pages if rows is None else rows.host
+        self._mirror: Any = None if rows is None else rows.mirror
         self._chains: dict[int, Chains] = {}
         self._no_rows = Chains(lsh)
-        # Chains are changed in place: a search gathers its candidates between two changes.
-        self._lock = Lock()
+        # Chains are changed in place: a search gathers its candidates between two changes. What
+        # reads a device is inside the section of its mirror already.
+        lock = Lock()
+        self._alone: Callable[[], Any] = (lambda: lock) if rows is None else rows.mirror.section
 
     def __getattr__(self, name: str) -> Any:
         """What does not touch the buckets is the page store's."""
@@ -132,27 +141,27 @@ class LshPages:
     @property
     def nbytes(self) -> int:
         """Bytes of all pages in use, their tables, and the chains, those that forks share once."""
-        with self._lock:
+        with self._alone():
             arrays = {id(x): x.nbytes for chains in self._chains.values() for x in chains.arrays}
         return self._pages.nbytes + sum(arrays.values())
 
     def new(self, n: int) -> Ints:
         """Handles of n empty banks."""
-        with self._lock:
+        with self._alone():
             handles = self._pages.new(n)
             self._chains.update((handle, Chains(self._lsh)) for handle in handles.tolist())
             return handles
 
     def drop(self, handles: Ints) -> None:
         """Let banks go."""
-        with self._lock:
+        with self._alone():
             self._pages.drop(handles)
             for handle in np.ravel(handles).tolist():
                 del self._chains[handle]
 
     def fork(self, handles: Ints, n: int) -> Ints:
         """(len(handles), n) handles of copies."""
-        with self._lock:
+        with self._alone():
             forks = self._pages.fork(handles, n)
             for handle, row in zip(np.ravel(handles).tolist(), forks.tolist(), strict=True):
                 self._chains.update((fork, self._chains[handle].fork()) for fork in row)
@@ -160,14 +169,14 @@ class LshPages:
 
     def copy_from(self, handles: Ints, sources: Ints) -> None:
         """Make banks equal to others."""
-        with self._lock:
+        with self._alone():
             self._pages.copy_from(handles, sources)
             pairs = zip(np.ravel(handles).tolist(), np.ravel(sources).tolist(), strict=True)
             self._chains.update([(to, self._chains[from_].fork()) for to, from_ in pairs])
 
     def add(self, handles: Ints, ids: Ints | None, vectors: Any, columns: Any) -> Ints:
         """Add rows, and chain them."""
-        with self._lock:
+        with self._alone():
             n = 0 if vectors is None else len(vectors)
             codes = self._stage("add", handles, vectors, n)
             added = self._pages.add(handles, ids, vectors, columns)
@@ -180,7 +189,7 @@ class LshPages:
         """Change rows; those with new vectors move to their new buckets."""
         if vectors is None:
             return self._pages.update(handles, ids, vectors, columns, skip)
-        with self._lock:
+        with self._alone():
             codes = self._stage("update", handles, vectors, len(ids))
             found = self._pages.update(handles, ids, vectors, columns, skip)
             if codes is not None:
@@ -192,7 +201,7 @@ class LshPages:
 
     def delete(self, handles: Ints, ids: Ints, skip: bool) -> Any:
         """Delete rows, and unchain them."""
-        with self._lock:
+        with self._alone():
             self._stage("delete", handles, None, len(ids))
             found = self._pages.delete(handles, ids, skip)
             for chains, rows in self._of(handles, len(ids)):
@@ -204,19 +213,19 @@ class LshPages:
 
     def search(
         self,
-        handles: Ints,
-        queries: NDArray[Any],
+        handles: Any,
+        queries: Any,
         k: Any,
         where: Any,
         where_index: Ints | None,
-        candidates: Ints | None,
+        candidates: Any,
         scale: int | None,
         bias: int | None,
         min_score: float,
         max_score: float,
         first_pass: bool | None,
-        scores: NDArray[np.float32],
-        ids: Ints,
+        scores: Any,
+        ids: Any,
         n_probes: Any = None,
         recall: Any = None,
     ) -> None:
@@ -227,6 +236,8 @@ class LshPages:
                 handles, queries, k, where, where_index, candidates, *limits, scores, ids
             )
             return
+        if self._mirror is not None and self._mirror.is_capturing:
+            raise BackendError("search: a CUDA graph is captured, should not be: buckets change")
         if recall is not None:
             raise InputError(f"search: recall is {recall}, should be 1 or None with hashes")
         if n_probes is not None and np.ndim(n_probes):
@@ -234,28 +245,42 @@ class LshPages:
                 "search: n_probes has one for each query, should be an int with hashes"
             )
         n = len(queries)
-        # Finds nothing, and looks at every argument.
-        nothing = np.empty((n, 0), np.float32), np.empty((n, 0), np.int64)
-        nobody = np.full((n, 1), -1)
-        self._pages.search(handles, queries, 0, where, where_index, nobody, *limits, *nothing)
+        owners, probes = handles, None
+        if isinstance(queries, np.ndarray):
+            # Finds nothing, and looks at every argument.
+            nothing = np.empty((n, 0), np.float32), np.empty((n, 0), np.int64)
+            nobody = np.full((n, 1), -1)
+            self._host.search(handles, queries, 0, where, where_index, nobody, *limits, *nothing)
+        else:
+            # The one wait: chains are on the host.
+            owners, probes = tensors.host(handles), self._probes(queries, n_probes, "triton")
         for begin in range(0, n, _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            banks = handles if len(handles) == 1 else handles[part]
+            banks, of = (x if len(x) == 1 else x[part] for x in (handles, owners))
             each = k if np.ndim(k) == 0 else k[part]
             index = None if where_index is None else where_index[part]
-            named = self._named(banks, queries[part], n_probes)
+            near = self._probes(queries[part], n_probes) if probes is None else probes[part]
+            named = self._named(of, near)
             self._pages.search(
                 banks, queries[part], each, where, index, named, *limits, scores[part], ids[part]
             )
 
-    def _named(self, handles: Ints, queries: NDArray[Any], n_probes: int | None) -> Ints:
-        """The candidates of queries as (n, m), -1 where padded."""
+    def _probes(
+        self, queries: Any, n_probes: int | None, backend: str | None = None
+    ) -> NDArray[np.uint64]:
+        """The codes that queries look for: (n_queries, n_tables, n_probes)."""
         wanted = min(_PROBES, self._lsh.n_buckets) if n_probes is None else n_probes
+        probes: NDArray[np.uint64] = tensors.host(
+            self._lsh.probes(queries, wanted, backend=backend)
+        )
+        return probes
+
+    def _named(self, handles: Ints, probes: NDArray[np.uint64]) -> Ints:
+        """The candidates of queries as (n, m), -1 where padded."""
         # For all banks together: a call for each costs more than its hashing.
-        probes = self._lsh.probes(queries, wanted)
         banks, owners = np.unique(handles, return_inverse=True)
-        owners = np.ascontiguousarray(np.broadcast_to(owners, len(queries)))
-        with self._lock:
+        owners = np.ascontiguousarray(np.broadcast_to(owners, len(probes)))
+        with self._alone():
             lists = [self._chains.get(bank, self._no_rows).lists for bank in banks.tolist()]
             return _core.lists_find(lists, owners, probes)
 

@@ -107,6 +107,7 @@ class Partition:
         centroids: what `Routes` knows this partition's centroids by.
         n_centroids: as many as there are lists, or none where there is one list.
         version: how many centroids were set or taken away so far.
+        there: what `ListsThere` knows of it on a device.
         n_unfilled: rows that came, went or moved since lists were made to fill their pages.
     """
 
@@ -125,6 +126,7 @@ class Partition:
         self.version = 0
         self.n_unfilled = n_rows
         self.calibrations: dict[int, Any] = {}
+        self.there: Any = None
 
     @property
     def places(self) -> Ints:
@@ -157,6 +159,7 @@ class Partition:
             setattr(copy, name, getattr(self, name).copy())
         copy.centroids = self.routes.fork(self.centroids)
         copy.calibrations = dict(self.calibrations)
+        copy.there = None
         return copy
 
     def take_places(self, n: int) -> Ints:

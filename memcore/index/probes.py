@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from memcore.index.lists import Lists
 from memcore.index.partition import Partition
+from memcore.reference import norms, widen
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -27,6 +28,8 @@ _CHOICE = 0.5
 # Rows of the bank are a little nearer to its centroids than queries are: this part of what may be
 # missed is kept back.
 _MARGIN = 0.1
+# The norm that a shorter query is taken to have, so that it visits some lists.
+LEAST_NORM = np.float32(1e-30)
 
 
 def choose(
@@ -47,20 +50,31 @@ def choose(
     """
     if not partition.n_centroids or not len(queries):
         return np.full((len(queries), 1), partition.places[0])
+    counts, within = reaches(lists, partition, k, n_probes, recall)
+    most = int(counts.max())
+    scores, places = partition.best(queries, most)
+    is_far = np.repeat(np.arange(most) >= counts, len(queries) // len(counts), axis=0)
+    if np.isfinite(within).any():
+        is_far |= _gaps(partition, queries, scores) > within
+    is_far[:, 0] = False
+    places[is_far] = -1
+    return places
+
+
+def reaches(
+    lists: Lists, partition: Partition, k: Any, n_probes: Any, recall: Any
+) -> tuple[Ints, NDArray[np.float64]]:
+    """How far each query goes, as `reach` says: numbers of lists and gaps, (n or 1, 1) each.
+
+    Args: as for `choose`; there are centroids, and queries.
+    """
     width = int(k if isinstance(k, int) else k.max(initial=1))
     # What each query asks for, and which of them it is.
     wanted, which = np.unique(recall if n_probes is None else n_probes, return_inverse=True)
     asks = [(None, one) if n_probes is None else (one, None) for one in wanted.tolist()]
-    reaches = [reach(lists, partition, width, *ask) for ask in asks]
-    most = max((n for n, _ in reaches), default=1)
-    scores, places = partition.best(queries, most)
-    counts, within = (
-        np.array(column)[which].reshape(-1, 1) for column in zip(*reaches, strict=True)
-    )
-    is_far = (_gaps(partition, queries, scores) > within) | (np.arange(most) >= counts)
-    is_far[:, 0] = False
-    places[is_far] = -1
-    return places
+    found = [reach(lists, partition, width, *ask) for ask in asks]
+    counts, within = zip(*found, strict=True)
+    return np.array(counts)[which].reshape(-1, 1), np.array(within)[which].reshape(-1, 1)
 
 
 def reach(
@@ -176,9 +190,7 @@ def _gaps(partition: Partition, queries: NDArray[Any], scores: Floats) -> Floats
     """By how much each centroid's score falls short of the best one's: (n_queries, n)."""
     gaps: Floats = scores[:, :1] - scores
     if partition.routes.metric == "dot":
-        rows = partition.routes.widen(queries)
-        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-        gaps /= np.maximum(norms, np.float32(1e-30))[:, None]
+        gaps /= np.maximum(norms(widen(queries)), LEAST_NORM)[:, None]
     return gaps
 
 

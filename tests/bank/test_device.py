@@ -406,14 +406,13 @@ def test_lanes_without_a_row_are_wiped(rng):
         ({"device_bytes": 5}, memcore.InputError, "device_bytes is given, should be None on the"),
         ({"device": "cuda", "device_bytes": -1}, memcore.InputError, "device_bytes is -1"),
         ({"device": "cuda", "device_bytes": 1.5}, memcore.DtypeError, "device_bytes is 1.5"),
-        ({"device": "cuda", "index": "ivf"}, memcore.BackendError, "index is given with a device"),
         ({"device": "cuda", "dim": None}, memcore.InputError, "dim is None, should be an int"),
     ],
 )
 def test_what_cannot_be_on_a_device(options, error, sentence):
     with pytest.raises(error, match=rf"^Arena: {sentence}"):
         memcore.Arena(**{"dim": 4, **options})
-    if "index" not in options and "dim" not in options:
+    if "dim" not in options:
         with pytest.raises(error, match=rf"^Arena: {sentence}"):
             memcore.Bank(**options)
 

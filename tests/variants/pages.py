@@ -130,6 +130,21 @@ def _variants() -> dict[str, Variant]:
         128,
         **canonical,
     )
+    lists = {
+        **{name: kind for name, kind in _KEPT.items() if name != "n_queries"},
+        "handle_row_stride": "i32",
+        **dict.fromkeys(("n_lists", "n_segments"), "i32"),
+    }
+    for metric, filters in (("dot", {}), ("cosine", {}), ("l2", {**_FILTER, **_WEIGHTS})):
+        found[f"search of lists, {metric}{', filtered' if filters else ''}"] = Variant(
+            "search_lists.lists_kernel",
+            {**lists, **filters},
+            {"METRIC": metric, "ITEM": tl.float32, "N": 64, "K": 16},
+            options,
+            128,
+            divides=metric == "cosine",
+            **canonical,
+        )
     for name, rows, item in (("float32", FLOATS, tl.float32), ("bfloat16", HALVES, tl.bfloat16)):
         found[f"rows of pages, {name}"] = Variant(
             "pages.write_kernel",
@@ -169,8 +184,9 @@ def _variants() -> dict[str, Variant]:
         "named_pages.find_kernel",
         {
             **dict.fromkeys(("root_ptr", "handles_ptr", "ids_ptr", "places_ptr"), LONGS),
+            "handle_row_stride": "i32",
             "handle_stride": "1",
-            **dict.fromkeys(("n_named", "n_splits"), "i32"),
+            **dict.fromkeys(("n_named", "n_lists", "n_segments", "n_splits"), "i32"),
             "ids_at": "i32!",
         },
         {"N": 64, "M": 16},
