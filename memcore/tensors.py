@@ -1,8 +1,8 @@
 """Arrays on a device, as torch tensors: the counterpart of `arrays` for what a GPU computes.
 
 Triton launches through torch, so that the arrays of CuPy and others (seen without a copy, through
-DLPack or the CUDA array interface) need torch too. Nothing here waits for the device: what would
-have to be read back to be checked is not checked, and the kernels leave it out instead.
+the CUDA array interface, or else DLPack) need torch too. Nothing here waits for the device: what
+would have to be read back to be checked is not checked, and the kernels leave it out instead.
 """
 
 import importlib
@@ -212,12 +212,65 @@ def _seen(op: str, name: str, array: Any) -> Any:
         return array.detach()
     if arrays.place(array) == "cpu":
         raise BackendError(f"{op}: {name} is not a tensor, should be one on the others' device")
-    if hasattr(array, "__dlpack__"):
+    if not torch.cuda.is_available():
+        place = arrays.place(array)
+        raise BackendError(f"{op}: {name} is on {place}, but torch sees no GPU, should be 'cpu'")
+    tensor = _by_interface(op, name, array)
+    if tensor is not None:
+        return tensor
+    if not hasattr(array, "__dlpack__"):
+        raise DtypeError(f"{op}: {name} is not an array of numbers that torch can see")
+    try:
         # Its library orders its stream before ours.
         return torch.from_dlpack(array)
-    tensor = torch.as_tensor(array, device="cuda")
-    stream = array.__cuda_array_interface__.get("stream")
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise DtypeError(f"{op}: {name} is not an array of numbers: {error}") from error
+
+
+def _by_interface(op: str, name: str, array: Any) -> Any:
+    """An array with the CUDA array interface as a tensor, once its stream has written it.
+
+    None where it has none that torch can read: no type string is bfloat16, for one.
+
+    Raises:
+        DtypeError: a masked array, whose mask would be lost.
+    """
+    torch = library(op)
+    try:
+        interface = array.__cuda_array_interface__
+    except Exception:
+        # It may raise anything, for a dtype that has no type string.
+        return None
+    if interface.get("mask") is not None:
+        raise DtypeError(f"{op}: {name} is a masked array, should be a plain one")
+    try:
+        tensor = _on_its_device(array, interface)
+    except (TypeError, ValueError):
+        return None
+    stream = interface.get("stream")
     if stream is not None:
         writer = torch.cuda.ExternalStream(stream, tensor.device)
         torch.cuda.current_stream(tensor.device).wait_stream(writer)
     return tensor
+
+
+def _on_its_device(array: Any, interface: dict[str, Any]) -> Any:
+    """Memory of a device as a tensor: torch copies what it is asked for on another device."""
+    torch = library("search")
+    address = interface["data"][0]
+    seen = _Readable(array, interface)
+    device = getattr(array, "__dlpack_device__", None)
+    first = torch.cuda.current_device() if device is None else device()[1]
+    for number in (first, *range(torch.cuda.device_count())):
+        tensor = torch.as_tensor(seen, device=torch.device("cuda", number))
+        if not tensor.numel() or tensor.data_ptr() == address:
+            return tensor
+    raise ValueError("the memory is on no device that torch sees")
+
+
+class _Readable:
+    """An array that may not be written, for torch, which takes none; nothing here writes to it."""
+
+    def __init__(self, array: Any, interface: dict[str, Any]) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = {**interface, "data": (interface["data"][0], False)}
