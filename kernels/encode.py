@@ -13,13 +13,61 @@ from .products import TINY, held, pair_sums, products, sizes, two_largest
 
 
 @triton.jit
+def store_signs(
+    estimates,
+    size,
+    size_ptr,
+    slack,
+    most,
+    codes_ptr,
+    doubts_ptr,
+    row,
+    n_rows,
+    n_slots,
+    n_words,
+    n_bits,
+    ARE_ALIKE: tl.constexpr,
+    WORDS: tl.constexpr,
+    SLOT: tl.constexpr,
+    M: tl.constexpr,
+    P: tl.constexpr,
+):
+    """Write the bits of estimates (M, P) in slots, and which are in doubt; see `sign_kernel`.
+
+    ARE_ALIKE: planes share one largest component.
+    """
+    bound = tl.where((size >= TINY) | (size == 0), size * slack, float("inf"))[:, None]
+    if ARE_ALIKE:
+        bound = bound * tl.load(size_ptr)
+    else:
+        bound = bound * tl.load(size_ptr + tl.program_id(0) * P + tl.arange(0, P))[None, :]
+    # Nothing times no bound is NaN.
+    bound = tl.where(bound >= 0, bound, float("inf"))
+    # What is above the bound is set for certain; what is below it, not for certain.
+    weight = (tl.full((P,), 1, tl.int32) << (tl.arange(0, P) % SLOT))[None, :]
+    SLOTS: tl.constexpr = P // SLOT
+    above = tl.sum(tl.reshape(tl.where(estimates >= bound, weight, 0), (M, SLOTS, SLOT)), 2)
+    maybe = tl.sum(tl.reshape(tl.where(estimates >= -bound, weight, 0), (M, SLOTS, SLOT)), 2)
+    slot = tl.program_id(0) * SLOTS + tl.arange(0, SLOTS)
+    n_left = n_bits - slot % WORDS * 32
+    asked = tl.where(n_left < 32, (tl.full((SLOTS,), 1, tl.int32) << n_left) - 1, -1)
+    # False for NaN.
+    asked = tl.where((size <= most)[:, None], asked[None, :], 0)
+    is_slot = (row < n_rows)[:, None] & (slot < n_slots)[None, :]
+    word = (slot // WORDS) * 2 + slot % WORDS
+    tl.store(codes_ptr + row[:, None] * n_words + word[None, :], above & asked, mask=is_slot)
+    doubts = maybe & (above ^ -1) & asked
+    tl.store(doubts_ptr + row[:, None] * n_slots + slot[None, :], doubts, mask=is_slot)
+
+
+@triton.jit
 def sign_kernel(
     rows_ptr,
     row_stride,
     column_stride,
     high_ptr,
     low_ptr,
-    sizes_ptr,
+    size_ptr,
     slack,
     most,
     codes_ptr,
@@ -40,16 +88,17 @@ def sign_kernel(
     """Sign codes of M rows in P / SLOT slots, and which bits are in doubt.
 
     Args beside arrays:
-        sizes_ptr: (planes,) float32, the largest component of each; inf where it has no bound.
+        size_ptr: float32, the largest component of each plane, or, without low_ptr, of all; inf
+            where there is no bound.
         slack: of the estimates, times what the bound itself may lose.
         most: the largest sum of sizes of a vector that may be hashed; others get zeros.
         codes_ptr: (n_rows, n_words) int32, two words a table.
         doubts_ptr: (n_rows, n_slots) int32, written here.
         WORDS: slots of a table, 1 or 2.
     """
-    row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
+    row = tl.program_id(1).to(tl.int64) * M + tl.arange(0, M)
     is_row = row < n_rows
-    plane = tl.program_id(1) * P + tl.arange(0, P)
+    plane = tl.program_id(0) * P + tl.arange(0, P)
     estimates = products(
         rows_ptr + row * row_stride,
         is_row,
@@ -65,26 +114,84 @@ def sign_kernel(
         D,
     )
     size, _ = sizes(rows_ptr + row * row_stride, is_row, column_stride, dim, M, D)
-    bound = tl.where((size < TINY) & (size > 0), float("inf"), size * slack)
-    # False for NaN.
-    is_sound = is_row & (size <= most)
-    bounds = bound[:, None] * tl.load(sizes_ptr + plane)[None, :]
-    slot = plane // SLOT
-    bit = plane % SLOT
-    is_asked = is_sound[:, None] & ((slot % WORDS) * 32 + bit < n_bits)[None, :]
-    is_set = is_asked & (estimates >= bounds)
-    is_doubt = is_asked & (is_set == 0) & ((estimates < -bounds) == 0)
-    weight = (tl.full((P,), 1, tl.int32) << bit)[None, :]
-    SLOTS: tl.constexpr = P // SLOT
-    set_bits = tl.reshape(tl.where(is_set, weight, 0), (M, SLOTS, SLOT))
-    doubt_bits = tl.reshape(tl.where(is_doubt, weight, 0), (M, SLOTS, SLOT))
-    slot = tl.program_id(1) * SLOTS + tl.arange(0, SLOTS)
-    is_slot = is_row[:, None] & (slot < n_slots)[None, :]
-    word = (slot // WORDS) * 2 + slot % WORDS
-    tl.store(codes_ptr + row[:, None] * n_words + word[None, :], tl.sum(set_bits, 2), mask=is_slot)
-    tl.store(
-        doubts_ptr + row[:, None] * n_slots + slot[None, :], tl.sum(doubt_bits, 2), mask=is_slot
+    store_signs(
+        estimates,
+        size,
+        size_ptr,
+        slack,
+        most,
+        codes_ptr,
+        doubts_ptr,
+        row,
+        n_rows,
+        n_slots,
+        n_words,
+        n_bits,
+        low_ptr is None,
+        WORDS,
+        SLOT,
+        M,
+        P,
     )
+
+
+@triton.jit
+def resident_sign_kernel(
+    rows_ptr,
+    row_stride,
+    column_stride,
+    words_ptr,
+    size_ptr,
+    slack,
+    most,
+    codes_ptr,
+    doubts_ptr,
+    n_rows,
+    n_slots,
+    n_words,
+    n_bits,
+    dim,
+    WORDS: tl.constexpr,
+    SLOT: tl.constexpr,
+    M: tl.constexpr,
+    P: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    """As `sign_kernel`, for exact rows and planes of at most DIM components.
+
+    A program keeps P planes in shared memory, and rows pass by: each is read once for P planes,
+    and what is the same for all tiles is computed once.
+    """
+    column = tl.arange(0, DIM)
+    plane = tl.program_id(0) * P + tl.arange(0, P)
+    words = tl.load(words_ptr + plane[None, :] * DIM + column[:, None])  # (DIM, P)
+    for tile in range(tl.program_id(1), tl.cdiv(n_rows, M), tl.num_programs(1)):
+        row = tile * M + tl.arange(0, M).to(tl.int64)
+        x = tl.load(
+            rows_ptr + row[:, None] * row_stride + column[None, :] * column_stride,
+            mask=(row < n_rows)[:, None] & (column < dim)[None, :],
+            other=0,
+        )  # (M, DIM)
+        estimates = tl.dot(x.to(tl.bfloat16), words)
+        store_signs(
+            estimates,
+            tl.sum(tl.abs(x.to(tl.float32)), 1),
+            size_ptr,
+            slack,
+            most,
+            codes_ptr,
+            doubts_ptr,
+            row,
+            n_rows,
+            n_slots,
+            n_words,
+            n_bits,
+            True,
+            WORDS,
+            SLOT,
+            M,
+            P,
+        )
 
 
 @triton.jit

@@ -10,6 +10,8 @@ from .products import STEP
 
 # Rows and planes of a tile of the first pass.
 _ROWS, _PLANES = 128, 128
+# Components of planes that stay in a program's shared memory, beside two tiles of rows.
+_RESIDENT = 128
 # Words, or codes, whose doubts one program settles.
 _SETTLED = 512
 # Beyond these a product could underflow, or a sum overflow.
@@ -24,7 +26,8 @@ class Planes:
         given: (n_planes, dim) int8 or float32, contiguous.
         high: (n_slots * slot, dim_padded) bfloat16, slot after slot, zeros where there is no plane.
         low: likewise what high leaves of float32 planes; None for int8.
-        sizes: the largest component of each plane, or, for places, of each table's.
+        sizes: the largest component of each plane, of all int8 planes together, or, for places, of
+            each table's.
         slot: planes that stand together.
     """
 
@@ -58,6 +61,9 @@ def lay_out(planes: torch.Tensor, n_bits: int, kind: str) -> Planes:
     sizes = wide.abs().amax(1)
     if kind != "sign":
         sizes = sizes[:n_padded].view(n_tables, each).amax(1)
+    elif low is None:
+        # What is compared is a row's alone then.
+        sizes = sizes.amax(0, keepdim=True)
     has_bound = (sizes == 0) | ((sizes >= _SMALL) & (sizes <= _LARGE))
     return Planes(planes, high, low, torch.where(has_bound, sizes, torch.inf), slot)
 
@@ -109,11 +115,7 @@ def _signs(vectors: torch.Tensor, planes: Planes, n_bits: int, codes: torch.Tens
     doubts = vectors.new_empty((n, n_slots), dtype=torch.int32)
     rows = _rows_at_once(n)
     is_exact = vectors.dtype in (torch.bfloat16, torch.int8)
-    encode.sign_kernel[(triton.cdiv(n, rows), len(planes.high) // tile)](
-        vectors,
-        *vectors.stride(),
-        planes.high,
-        planes.low,
+    rest = (
         planes.sizes,
         slack(dim, is_exact, planes.low is None),
         _most(dim),
@@ -124,15 +126,27 @@ def _signs(vectors: torch.Tensor, planes: Planes, n_bits: int, codes: torch.Tens
         halves.shape[1],
         n_bits,
         dim,
-        padded,
-        ROWS_ARE_EXACT=is_exact,
-        WORDS=words,
-        SLOT=planes.slot,
-        M=rows,
-        P=tile,
-        D=_columns(is_exact),
-        num_warps=8 if rows > 16 else 4,
     )
+    options = {"WORDS": words, "SLOT": planes.slot, "M": rows, "P": tile}
+    n_tiles = len(planes.high) // tile, triton.cdiv(n, rows)
+    n_programs = _resident_programs(vectors.device) // n_tiles[0]
+    if is_exact and planes.low is None and padded <= _RESIDENT and 0 < n_programs < n_tiles[1]:
+        encode.resident_sign_kernel[(n_tiles[0], n_programs)](
+            vectors, *vectors.stride(), planes.high, *rest, **options, DIM=padded, num_warps=8
+        )
+    else:
+        encode.sign_kernel[n_tiles](
+            vectors,
+            *vectors.stride(),
+            planes.high,
+            planes.low,
+            *rest,
+            padded,
+            ROWS_ARE_EXACT=is_exact,
+            **options,
+            D=_columns(is_exact),
+            num_warps=8 if rows > 16 else 4,
+        )
     n_entries = doubts.numel()
     scratch = vectors.new_empty(triton.cdiv(n_entries, _SETTLED) * _SETTLED, dtype=torch.int32)
     encode.settle_signs_kernel[(triton.cdiv(n_entries, _SETTLED),)](
@@ -206,6 +220,15 @@ def _places(vectors: torch.Tensor, planes: Planes, n_bits: int, codes: torch.Ten
 
 def _rows_at_once(n: int) -> int:
     return _ROWS if n >= _ROWS else 16
+
+
+def _resident_programs(device: torch.device) -> int:
+    """How many programs with planes of their own fill a card; 0 where they are slower."""
+    if device.type != "cuda":
+        return 2
+    card = torch.cuda.get_device_properties(device)
+    # Before sm_90 a product's tile stands in other registers than its words need.
+    return 2 * int(card.multi_processor_count) if card.major >= 9 else 0
 
 
 def _columns(is_exact: bool) -> int:

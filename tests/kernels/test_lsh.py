@@ -103,6 +103,28 @@ def test_planes_of_any_size(size, rng):
         np.testing.assert_array_equal(codes, expected)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "n_bits", "n_tables", "dim"),
+    [("bfloat16", 64, 3, 100), ("int8", 33, 3, 128), ("bfloat16", 12, 2, 40)],
+)
+def test_rows_that_pass_by_planes_that_stay(dtype, n_bits, n_tables, dim, monkeypatch, rng):
+    # More tiles of rows than programs, and the last of them not full.
+    programs = 2 * -(-n_bits * n_tables // 100)
+    monkeypatch.setattr(kernels.lsh, "_resident_programs", lambda _: programs)
+    monkeypatch.delattr(kernels.lsh.encode, "sign_kernel")
+    directions = planes_of("signs", "sign", n_bits, n_tables, dim)
+    rows = (tensor(normal(rng, 300, dim)) * 20).to(getattr(torch, dtype))
+    if dtype == "bfloat16":
+        rows[250, 3], rows[299, 0], rows[7] = torch.nan, torch.inf, 0
+        rows[131] *= 1e-25
+    wide = rows.float().cpu().numpy()
+    wide[~np.isfinite(wide).all(1)] = 0
+    expected = reference.lsh_encode(wide, directions, n_bits, "sign")
+    if dtype == "bfloat16":
+        expected[[250, 299]] = 0
+    np.testing.assert_array_equal(encoded(rows, tensor(directions), n_bits, "sign"), expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_rows_and_planes_are_ties(kind, rng):
     # Whole numbers, so that sums are exact and many of them equal.

@@ -7,7 +7,6 @@ _FIRST = {
     **_ROWS,
     "high_ptr": HALVES,
     "low_ptr": None,
-    "sizes_ptr": FLOATS,
     "slack": "fp32",
     "most": "fp32",
     "doubts_ptr": INTS,
@@ -23,7 +22,14 @@ _SETTLE = {
     "n_entries": "i32!",
     "dim": "i32!",
 }
-_SIGNS = {"codes_ptr": INTS, "n_slots": "i32", "n_words": "i32", "n_bits": "i32"}
+_SIGNS = {
+    "size_ptr": FLOATS,
+    "codes_ptr": INTS,
+    "n_slots": "i32",
+    "n_words": "i32",
+    "n_bits": "i32",
+}
+_RESIDENT = ("slack", "most", "doubts_ptr", "n_rows", "dim")
 _PLACES = {"codes_ptr": LONGS, "n_tables": "i32", "half": "i32!"}
 
 
@@ -50,12 +56,26 @@ def _variants() -> dict[str, Variant]:
             )
             found[f"places of {n_rows} rows, {name}"] = Variant(
                 "encode.place_kernel",
-                {**given, **_PLACES, "half_padded": "i32!"},
+                {**given, **_PLACES, "sizes_ptr": FLOATS, "half_padded": "i32!"},
                 {**tile, "P": 64},
                 {"num_warps": n_warps},
                 255,
                 multiplies=multiplies,
             )
+    found["signs of few components, bfloat16 x signs"] = Variant(
+        "encode.resident_sign_kernel",
+        {
+            **_ROWS,
+            "rows_ptr": HALVES,
+            **_SIGNS,
+            **{name: _FIRST[name] for name in _RESIDENT},
+            "words_ptr": HALVES,
+        },
+        {"M": 128, "P": 128, "DIM": 128, "WORDS": 2, "SLOT": 32},
+        {"num_warps": 8},
+        180,
+        multiplies=BF16,
+    )
     for planes, kind in (("*i8!", "signs"), (FLOATS, "gaussian")):
         found[f"settle signs, {kind}"] = Variant(
             "encode.settle_signs_kernel",
