@@ -21,6 +21,7 @@ from .search import norms, search, search_ragged
 from .search_pages import Conditions, Limits, Pages, search_pages
 from .select import select
 from .topk import topk
+from .visits import visits
 
 __all__ = [
     "Conditions",
@@ -54,6 +55,7 @@ __all__ = [
     "select",
     "sketch_add",
     "topk",
+    "visits",
 ]
 
 

@@ -186,17 +186,13 @@ class ListsThere:
         metric = partition.routes.metric
         rest = (None, None, None, None, -_INF, _INF, None, scores, places)
         mirror.kernels.search(asked, known.centroids, None, None, most, metric, *rest)
-        is_far = torch.arange(most, device=mirror.device) >= mirror.sent(counts)
-        if np.isfinite(within).any():
-            gaps = scores[:, :1] - scores
-            if metric == "dot":
-                norms = mirror.kernels.norms(asked)[1]
-                gaps = gaps / norms.clamp(min=float(LEAST_NORM))[:, None]
-            is_far = is_far | (gaps > mirror.sent(within.astype(np.float32)))
-        # A query that may not be asked has no likeliest list.
-        is_far = is_far.expand(n, most) & (torch.arange(most, device=mirror.device) > 0)
-        handles = known.handles[places.clamp(min=0)]
-        return torch.where(is_far | (places < 0), -1, handles)
+        kernels, reach = mirror.kernels, (most, float(within.max()))
+        if counts.size > 1:
+            near = within.astype(np.float32)
+            reach = mirror.sent(counts.reshape(-1)), mirror.sent(near.reshape(-1))
+        has_norms = metric == "dot" and np.isfinite(within).any()
+        norms = kernels.norms(asked)[1] if has_norms else None
+        return kernels.visits(scores, places, known.handles, norms, float(LEAST_NORM), *reach)
 
     def _know(self, parts: list[tuple[Partition, Any]]) -> None:
         """Have on the device what the choice reads of partitions; before what reads it."""

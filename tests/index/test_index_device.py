@@ -76,6 +76,40 @@ def test_lists_are_those_of_the_cpu(metric, rng):
         pair.search(pair.banks[:1], queries[:1], 2, ["tensors"], **effort)
 
 
+@pytest.mark.parametrize("index", [IVF(list_rows=4), memcore.LSH(DIM, 4, 3, seed=2)], ids=type)
+def test_a_history_of_changes(index, rng):
+    arenas = [memcore.Arena(DIM, metric="l2", index=index, device=d) for d in ("cpu", "cuda")]
+    for arena in arenas:
+        banks = arena.new(2)
+    marks = [arena.snapshot(banks) for arena in arenas]
+    for step in range(24):
+        bank, rows = rng.choice(banks), some(rng, int(rng.integers(1, 12)))
+        ids = arenas[0].ids(bank)
+        chosen = rng.choice(ids, min(len(ids), len(rows)), replace=False)
+        action = rng.integers(6)
+        for i, arena in enumerate(arenas):
+            if action < 2:
+                arena.add(bank, rows)
+            elif action == 2:
+                arena.update(bank, chosen, rows[: len(chosen)])
+            elif action == 3:
+                arena.delete(bank, chosen)
+            elif action == 4:
+                forks = arena.fork(bank, 1)[0]
+                after = np.append(banks[banks != bank], forks)[-3:]
+            elif step % 2:
+                marks[i] = arena.snapshot(banks)
+            else:
+                known = np.intersect1d(banks, marks[i]._banks)
+                arena.rollback(known, marks[i])
+        banks = after if action == 4 else banks
+        if step % 8 == 7:
+            queries, n_probes = some(rng, len(banks)), int(rng.integers(1, 4))
+            wanted = arenas[0].search(banks, queries, 3, n_probes=n_probes)
+            found = arenas[1].search(banks, tensor(queries), 3, n_probes=n_probes)
+            assert_hits(host(found), wanted)
+
+
 def test_many_hits_of_lists(rng):
     pair = Pair(rng, IVF(list_rows=6))
     k = np.array([0, 300, 2, 1, 4])

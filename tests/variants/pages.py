@@ -145,6 +145,24 @@ def _variants() -> dict[str, Variant]:
             divides=metric == "cosine",
             **canonical,
         )
+    for name, each in (("of all", False), ("of each", True)):
+        found[f"lists to visit, {name}"] = Variant(
+            "visits.visits_kernel",
+            {
+                "scores_ptr": FLOATS,
+                **dict.fromkeys(("places_ptr", "handles_ptr", "visits_ptr"), LONGS),
+                "norms_ptr": FLOATS if each else None,
+                "counts_ptr": LONGS if each else None,
+                "gaps_ptr": FLOATS if each else None,
+                **dict.fromkeys(("count", "n_chosen"), "i32"),
+                **dict.fromkeys(("widest_gap", "least_norm"), "fp32"),
+            },
+            {"N": 128},
+            options,
+            64,
+            divides=each,
+            **canonical,
+        )
     for name, rows, item in (("float32", FLOATS, tl.float32), ("bfloat16", HALVES, tl.bfloat16)):
         found[f"rows of pages, {name}"] = Variant(
             "pages.write_kernel",
