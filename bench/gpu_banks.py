@@ -19,6 +19,7 @@ def every(is_tiny: bool) -> list[GpuCase]:
         _banks(is_tiny),
         *(_arena(n_forks, is_tiny) for n_forks in (1, 8)),
         *(_bank(n_queries, is_tiny) for n_queries in (256, 4096)),
+        _codes(is_tiny),
         _attend(is_tiny),
         _step(is_tiny),
         _fetch(is_tiny),
@@ -129,6 +130,50 @@ def _bank(n_queries: int, is_tiny: bool) -> GpuCase:
         2.0 * n_queries * n * dim,
         "int8",
         prepare,
+    )
+
+
+def _codes(is_tiny: bool) -> GpuCase:
+    """One query for each of many banks whose rows are codes of one book."""
+    n_banks, n, dim, n_codes, k = (6, 20, 20, 7, 3) if is_tiny else (8192, 282, 128, 512, 5)
+
+    def prepare(queries: Any, words: Any, codes: Any) -> dict[str, Any]:
+        book = memcore.Codebook(n_codes, dim)
+        book.start_from(words.cpu().numpy()[None, None])
+        arena = memcore.Arena(dim, metric="dot", codebook=book, device="cuda")
+        banks = arena.new(n_banks)
+        # A codeword has the code of itself.
+        arena.add(np.repeat(banks, n), words.cpu().numpy()[codes.cpu().numpy()])
+        given = {"queries": queries, "words": words, "codes": codes}
+        return {"arena": arena, "banks": _like(queries, banks), **given}
+
+    def check(given: dict[str, Any], hits: Any) -> None:
+        rows = given["words"][given["codes"][: N_CHECKED * n]]
+        offsets, segments = np.arange(N_CHECKED + 1) * n, np.arange(N_CHECKED)
+        wanted = reference.search_ragged(
+            given["queries"][:N_CHECKED], rows, offsets, segments, k, metric="dot"
+        )
+        scores, places = wanted
+        same_hits(hits, (scores, np.where(places >= 0, places - segments[:, None] * n, -1)))
+
+    def padded(arena: Any, banks: Any, queries: Any, words: Any, codes: Any) -> Any:
+        rows = words[codes].view(n_banks, n, dim)
+        return (rows @ queries[:, :, None])[:, :, 0].topk(k, 1)
+
+    return GpuCase(
+        f"arena/{n_banks} banks x {n} x {dim} of {n_codes} codes, k={k}",
+        lambda rng: {
+            "queries": normal(rng, n_banks, dim),
+            "words": normal(rng, n_codes, dim),
+            "codes": rng.integers(0, n_codes, n_banks * n),
+        },
+        lambda arena, banks, queries, words, codes: arena.search(banks, queries, k),
+        check,
+        # An id, the number of a book and a code.
+        24.0 * n_banks * n,
+        {"torch gather + padded bmm + topk": padded},
+        2.0 * n_banks * n * dim,
+        prepare=prepare,
     )
 
 

@@ -8,7 +8,7 @@ never waits for it.
 import torch
 import triton
 
-from . import fetch, named_pages, pages
+from . import coded, fetch, named_pages, pages
 from .aggregate import aggregate, dots, scatter
 from .attend import attend, attend_backward
 from .buckets import bucket_add, bucket_search, sketch_add
@@ -36,6 +36,7 @@ __all__ = [
     "check",
     "codebook_ema",
     "codebook_sums",
+    "coded",
     "decode",
     "dots",
     "fetch",

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 
 from .canonical import scores, sums
+from .coded import book_of, code_sums, components, next_book
 from .paged import bank_of, page_of
-from .pages import LANES, Layout, ids_of, norms_of, rows_of
+from .pages import LANES, Layout, cells_of, ids_of, norms_of, rows_of
 from .search import splits
 from .where import number
 
@@ -79,6 +80,41 @@ def gather_kernel(
 
 
 @triton.jit
+def gather_codes_kernel(
+    origin_ptr,
+    places_ptr,
+    out_ptr,
+    n,
+    dim,
+    ids_at,
+    books_ptr,
+    book_column,
+    N: tl.constexpr,
+    D: tl.constexpr,
+):
+    """As `gather_kernel`, what codes stand for; nowhere stays as it is."""
+    i = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
+    place = tl.load(places_ptr + i, mask=i < n, other=NOWHERE)
+    is_left = place != NOWHERE
+    page, lane = place >> 4, place & 15
+    cells = cells_of(origin_ptr, page, lane, book_column, ids_at)
+    numbers = tl.load(cells, mask=is_left, other=-1)
+    first = tl.program_id(1) * D
+    while tl.max(is_left.to(tl.int32), 0) > 0:
+        number, is_its = next_book(numbers, is_left)
+        words, steps, begins, n_blocks, low_bits = book_of(books_ptr, number)
+        for begin in range(first, tl.minimum(first + D, dim), 16):
+            x = components(
+                cells + LANES, is_its, words, steps, begins, n_blocks, low_bits, begin // 16, N
+            )
+            column = begin + tl.arange(0, 16)
+            out = out_ptr + i[:, None] * dim + column[None, :]
+            inside = is_its[:, None] & (column < dim)[None, :]
+            tl.store(out, x.to(out_ptr.dtype.element_ty), mask=inside)
+        is_left = is_left & (numbers != number)
+
+
+@triton.jit
 def numbers_kernel(
     origin_ptr, places_ptr, kinds_ptr, out_ptr, n, column, missing, ids_at, N: tl.constexpr
 ):
@@ -102,6 +138,8 @@ def score_kernel(
     n_named,
     dim,
     ids_at,
+    books_ptr,
+    book_column,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
     N: tl.constexpr,
@@ -119,18 +157,15 @@ def score_kernel(
     place = tl.load(places_ptr + here, mask=column < n_named, other=NOWHERE)
     is_row = place != NOWHERE
     page, lane = place >> 4, place & 15
-    total = sums(
-        queries_ptr + query * query_row_stride,
-        is_query,
-        query_stride,
-        rows_of(origin_ptr, page, lane, dim, ITEM),
-        is_row,
-        1,
-        dim,
-        METRIC == "l2",
-        1,
-        N,
-    )
+    asked = queries_ptr + query * query_row_stride
+    if books_ptr is None:
+        rows = rows_of(origin_ptr, page, lane, dim, ITEM)
+        total = sums(asked, is_query, query_stride, rows, is_row, 1, dim, METRIC == "l2", 1, N)
+    else:
+        total = code_sums(
+            asked, is_query, query_stride, origin_ptr, page, lane, is_row, ids_at, books_ptr,
+            book_column, dim, METRIC == "l2", 1, N,
+        )  # fmt: skip
     norm = tl.zeros((N,), tl.float32)
     if METRIC == "cosine":
         norm = tl.load(norms_of(origin_ptr, page, lane, ids_at), mask=is_row, other=0)
@@ -181,7 +216,16 @@ def gather(
     layout: Layout, root: torch.Tensor, places: torch.Tensor, dtype: torch.dtype
 ) -> torch.Tensor:
     """The rows at places (…), (…, dim) in a dtype of floats; zeros for nowhere."""
-    out = places.new_empty((*places.shape, layout.dim), dtype=dtype)
+    shape = (*places.shape, layout.vector_dim)
+    if layout.books is not None:
+        out = places.new_zeros(shape, dtype=dtype)
+        if out.numel():
+            gather_codes_kernel[(triton.cdiv(places.numel(), 16), triton.cdiv(shape[-1], 64))](
+                root, places, out, places.numel(), shape[-1], layout.ids_at, *layout.codes, N=16,
+                D=64,
+            )  # fmt: skip
+        return out
+    out = places.new_empty(shape, dtype=dtype)
     if out.numel():
         grid = (triton.cdiv(places.numel(), 16), triton.cdiv(layout.dim, 64))
         gather_kernel[grid](
@@ -236,11 +280,14 @@ def score(
             squares,
             out,
             m,
-            layout.dim,
+            layout.vector_dim,
             layout.ids_at,
+            *layout.codes,
             METRIC=metric,
             ITEM=layout.item,
             N=16,
             enable_fp_fusion=False,
+            # As in `search_pages`.
+            maxnreg=None if layout.books is None else 64,
         )
     return out

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from .canonical import scores, sums
+from .coded import code_sums
 from .order import NOTHING, to_key
 from .pages import LANES, ids_of, norms_of, rows_of
 from .where import is_among, meets, number
@@ -63,6 +64,8 @@ def score_rows(
     high,
     dim,
     ids_at,
+    books_ptr,
+    book_column,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
     Q: tl.constexpr,
@@ -82,18 +85,15 @@ def score_rows(
     if candidates_ptr is not None:
         named = candidates_ptr + tl.program_id(0).to(tl.int64) * n_candidates
         is_row = is_row & is_among(id, named, n_candidates)
-    total = sums(
-        queries_ptr + query * query_row_stride,
-        is_query,
-        query_stride,
-        rows_of(root_ptr, page, lane, dim, ITEM),
-        is_row,
-        1,
-        dim,
-        METRIC == "l2",
-        Q,
-        N,
-    )
+    asked = queries_ptr + query * query_row_stride
+    if books_ptr is None:
+        rows = rows_of(root_ptr, page, lane, dim, ITEM)
+        total = sums(asked, is_query, query_stride, rows, is_row, 1, dim, METRIC == "l2", Q, N)
+    else:
+        total = code_sums(
+            asked, is_query, query_stride, root_ptr, page, lane, is_row, ids_at, books_ptr,
+            book_column, dim, METRIC == "l2", Q, N,
+        )  # fmt: skip
     norm = tl.zeros((N,), tl.float32)
     if METRIC == "cosine":
         norm = tl.load(norms_of(root_ptr, page, lane, ids_at), mask=is_row, other=0)
@@ -160,6 +160,8 @@ def paged_kernel(
     n_queries,
     dim,
     ids_at,
+    books_ptr,
+    book_column,
     n_splits,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
@@ -219,8 +221,8 @@ def paged_kernel(
                 key, id = score_rows(
                     root_ptr, queries_ptr, query_row_stride, query_stride, query, is_asked, norm,
                     page, lane, is_row, kinds_ptr, steps_ptr, constants_ptr, ends_ptr, index_ptr,
-                    candidates_ptr, n_candidates, scale, bias, low, high, dim, ids_at, METRIC,
-                    ITEM, Q, N,
+                    candidates_ptr, n_candidates, scale, bias, low, high, dim, ids_at, books_ptr,
+                    book_column, METRIC, ITEM, Q, N,
                 )  # fmt: skip
                 key = tl.where(mine, key, NOTHING)
                 best, best_ids = keep_best(best, best_ids, key, id, Q, N, K)
@@ -230,8 +232,8 @@ def paged_kernel(
             key, id = score_rows(
                 root_ptr, queries_ptr, query_row_stride, query_stride, query, is_query, norm,
                 page, lane, is_row, kinds_ptr, steps_ptr, constants_ptr, ends_ptr, index_ptr,
-                candidates_ptr, n_candidates, scale, bias, low, high, dim, ids_at, METRIC,
-                ITEM, Q, N,
+                candidates_ptr, n_candidates, scale, bias, low, high, dim, ids_at, books_ptr,
+                book_column, METRIC, ITEM, Q, N,
             )  # fmt: skip
             best, best_ids = keep_best(best, best_ids, key, id, Q, N, K)
     out = (query[:, None] * n_splits + split) * K + tl.arange(0, K)[None, :]
@@ -265,6 +267,8 @@ def paged_pairs_kernel(
     n_columns,
     dim,
     ids_at,
+    books_ptr,
+    book_column,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
     N: tl.constexpr,
@@ -301,6 +305,8 @@ def paged_pairs_kernel(
         high,
         dim,
         ids_at,
+        books_ptr,
+        book_column,
         METRIC,
         ITEM,
         1,

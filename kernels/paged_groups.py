@@ -125,7 +125,7 @@ def paged_rescore_kernel(
         root_ptr, queries_ptr, query_row_stride, query_stride, query, query >= 0,
         tl.sqrt_rn(tl.load(query_squares_ptr + query)), page_of(table, directory, row, is_row),
         lane, is_row, kinds_ptr, steps_ptr, constants_ptr, ends_ptr, index_ptr, None, 0, scale,
-        bias, low, high, dim, ids_at, METRIC, ITEM, 1, N,
+        bias, low, high, dim, ids_at, None, None, METRIC, ITEM, 1, N,
     )  # fmt: skip
     tl.store(finals_ptr + out, key)
     tl.store(ids_ptr + out, id[None, :], mask=key > NOTHING)

@@ -20,18 +20,47 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
+class Books:
+    """The codebooks that the codes of rows are of.
+
+    Attributes:
+        root: (2,) int64 at a fixed address: where their table is, and how many there are; see
+            `coded.Book`.
+        dim: components of a vector.
+        column: the column of the number of a row's book; those of its codes follow, 63 // bits
+            in a cell, the first in the lowest bits.
+    """
+
+    root: torch.Tensor
+    dim: int
+    column: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """The parts of a page, in bytes from its begin.
 
     Attributes:
-        dim: components of a row.
+        dim: components that a page holds of a row.
         dtype: "float32", "float16" or "bfloat16".
         kinds: the kind of each column: 0 int64, 1 float64, 2 bool, 3 a number of an object.
+        books: where rows are codes, their books; then a norm is that of what the codes stand for.
     """
 
     dim: int
     dtype: str
     kinds: tuple[int, ...]
+    books: Books | None = None
+
+    @property
+    def vector_dim(self) -> int:
+        """Components of a vector, in pages or as codes."""
+        return self.dim if self.books is None else self.books.dim
+
+    @property
+    def codes(self) -> tuple[torch.Tensor | None, int | None]:
+        """The root and the column of books as kernels take them; None where there are none."""
+        return (None, None) if self.books is None else (self.books.root, self.books.column)
 
     @property
     def item(self) -> tl.dtype:

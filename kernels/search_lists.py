@@ -73,7 +73,7 @@ def lists_kernel(
                 root_ptr, queries_ptr, query_row_stride, query_stride, query, is_query, norm,
                 page_of(table, directory, row, is_row), row % LANES, is_row, kinds_ptr, steps_ptr,
                 constants_ptr, ends_ptr, index_ptr, candidates_ptr, n_candidates, scale, bias, low,
-                high, dim, ids_at, METRIC, ITEM, 1, N,
+                high, dim, ids_at, None, None, METRIC, ITEM, 1, N,
             )  # fmt: skip
             best, best_ids = keep_best(best, best_ids, key, id, 1, N, K)
     out = (query[:, None] * n_splits + split) * K + tl.arange(0, K)[None, :]

@@ -15,6 +15,9 @@ from .search import MAX_KEPT, merge, sorted_best, splits
 
 # What the keys of all pairs of some queries may take, in rows.
 _MAX_PAIRS = 1 << 24
+# Registers of a thread where codes are searched by bank, by forks, or for all pairs.
+# Without a limit the compiler puts some of them into memory, to have more threads at once.
+_CODED, _CODED_FORKS, _CODED_PAIRS = 128, 168, 64
 
 
 @dataclass(frozen=True)
@@ -283,6 +286,9 @@ def _search_scan(
     n_splits = splits(n_tiles, longest, kept, needed=needed)
     parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
     part_ids = torch.empty_like(parts, dtype=torch.int64)
+    registers = None
+    if layout.books is not None:
+        registers = _CODED_FORKS if are_forks else _CODED
     paged.paged_kernel[(n_tiles, n_splits)](
         root,
         handles,
@@ -296,8 +302,9 @@ def _search_scan(
         parts,
         part_ids,
         n_queries,
-        layout.dim,
+        layout.vector_dim,
         layout.ids_at,
+        *layout.codes,
         n_splits,
         METRIC=metric,
         ITEM=layout.item,
@@ -306,6 +313,7 @@ def _search_scan(
         K=kept,
         ARE_FORKS=are_forks,
         enable_fp_fusion=False,
+        maxnreg=registers,
     )
     merge(parts, part_ids, needed, widths, scores, ids)
 
@@ -388,12 +396,14 @@ def _search_pairs(
             pairs,
             pair_ids,
             longest,
-            layout.dim,
+            layout.vector_dim,
             layout.ids_at,
+            *layout.codes,
             METRIC=metric,
             ITEM=layout.item,
             N=32,
             enable_fp_fusion=False,
+            maxnreg=None if layout.books is None else _CODED_PAIRS,
         )
     # By id first: equal scores stay in that order.
     pair_ids, order = pair_ids.sort(dim=1)

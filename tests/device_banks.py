@@ -2,12 +2,15 @@
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import memcore
 from cases import normal
 from compare import assert_hits
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# What reads the host's memory for a number of the device.
+WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique"}
 FIELDS = {"time": "int64", "weight": "float64", "who": "str"}
 
 
@@ -19,13 +22,25 @@ def host(hits):
     return tuple(each.cpu().numpy() for each in hits)
 
 
+class Named(TorchDispatchMode):
+    """The names of what torch did."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
 class Both:
     """The same banks in an arena of the CPU and in one of the device."""
 
-    def __init__(self, rng, metric="cosine", dtype="float32", dim=20, **options):
+    def __init__(self, rng, metric="cosine", dtype="float32", dim=20, codebook=None, **options):
+        given = {"metric": metric, "dtype": dtype, "fields": FIELDS, "codebook": codebook}
         self.arenas = [
-            memcore.Arena(dim, metric=metric, dtype=dtype, fields=FIELDS, **each)
-            for each in ({}, {"device": "cuda", **options})
+            memcore.Arena(dim, **given, **each) for each in ({}, {"device": "cuda", **options})
         ]
         rows = normal(rng, 80, dim)
         rows[7] = rows[60] = 0

@@ -64,7 +64,7 @@ class Arena:
             dtype: what rows are stored as: "float32", "float16" or "bfloat16".
             device: "cpu", or "cuda" (and "cuda:1", …): then rows are kept on the host and, for
                 searches, on that GPU too. Arrays are taken from either, and results are where the
-                queries are. There is no codebook there.
+                queries are.
             fields: the kind of each field by name: "int64", "float64", "bool", "str" or "tags" (a
                 list of str); int, float, bool, str and list mean the same.
             codebook: keep codes of this book, as it is now, in the place of vectors; `get` gives,

@@ -5,17 +5,19 @@ ids, the vectors that were found), so that later writes to a bank change no grad
 all of it stays there, and nothing waits; only payloads are objects of the host.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcore import arrays, products, tensors
-from memcore.bank import reads, searches
+from memcore.bank import coded, device_reads, reads, searches
 from memcore.bank.gradients import moment, places, rows_of
 from memcore.bank.store import Store
 from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
 from memcore.hits import Hits, Read
+from memcore.ops.attend import attend as attend_over
 
 Array = NDArray[Any]
 
@@ -102,6 +104,35 @@ def _steps(
         read, shape = once(library, store, banks, asked, k, beta, given, where)
         asked = read.out.reshape(*shape, -1)
     return read
+
+
+def attend_all(store: Store, bank: Any, queries: Any, beta: Any, options: Mapping[str, Any]) -> Any:
+    """Attention over all rows of one bank of codes: the distinct ones, with the bias log(count).
+
+    Args:
+        store: keeps codes.
+        bank: (1,) its handle.
+        queries: as for `memcore.attend`. For those on a device the host names one row of each
+            distinct vector, and rows are read there.
+        beta: as for `memcore.attend`.
+        options: likewise.
+
+    Raises:
+        InputError: a metric that is not "dot".
+    """
+    if store.metric != "dot":
+        raise InputError(f"attend: metric is {store.metric!r}, should be 'dot' where k is None")
+    mirror = store.mirror
+    if mirror is None or not mirror.has(queries):
+        vectors, counts = coded.counted(store.pages, bank)
+        bias: Any = np.log(counts).astype(np.float32)
+    else:
+        with mirror.section():
+            ids, counts = store.pages.distinct(bank)
+            named = mirror.sent(ids[None])
+            vectors = device_reads.read(store, "attend", bank, named, "float32")[0][0]
+            bias = mirror.sent(np.log(counts).astype(np.float32))
+    return attend_over(queries, vectors, beta=beta, bias=bias, **options)
 
 
 def _read(

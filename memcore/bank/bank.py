@@ -14,6 +14,7 @@ from memcore.bank import coded
 from memcore.bank import device as device_
 from memcore.bank import texts as texts_
 from memcore.bank.arena import Arena
+from memcore.bank.attend import attend_all
 from memcore.bank.fields import infer
 from memcore.bank.mark import Mark
 from memcore.bank.reads import Rows
@@ -338,7 +339,7 @@ class Bank:
             queries = self._embedded("attend", queries)[0]
         arena, handle = self._place
         if k is None and self.codebook is not None:
-            return coded.attend(arena._store.pages, handle, queries, arena.metric, beta, options)
+            return attend_all(arena._store, handle, queries, beta, options)
         return arena.attend(handle, queries, k, beta=beta, **options)
 
     def score(self, queries: Any, ids: Any) -> Any:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from memcore import _core
 from memcore.codebook import Codebook, CodePages
 from memcore.errors import DtypeError, InputError, ShapeError
-from memcore.ops.attend import attend as attend_over
 
 Ints = NDArray[np.int64]
 
@@ -29,7 +28,7 @@ def pages(codebook: Any, dim: int | None, dtype: str, metric: str, kinds: list[s
 
 def book(store: Any, handle: Ints) -> Codebook | None:
     """The book that one bank's rows to come are coded by; None where vectors are kept."""
-    return store.book(int(handle[0])) if isinstance(store, CodePages) else None
+    return store.book(int(handle[0])) if _keeps_codes(store) else None
 
 
 def recode(store: Any, handle: Ints, other: Any) -> None:
@@ -41,21 +40,16 @@ def recode(store: Any, handle: Ints, other: Any) -> None:
 
 def counted(store: Any, handle: Ints) -> tuple[NDArray[np.float32], Ints]:
     """The distinct vectors of one bank, (m, dim), and how many rows have each, (m,)."""
-    return _codes("counted", store).counted(handle)
+    found: tuple[NDArray[np.float32], Ints] = _codes("counted", store).counted(handle)
+    return found
 
 
-def attend(
-    store: Any, handle: Ints, queries: Any, metric: str, beta: Any, options: dict[str, Any]
-) -> Any:
-    """Attention over all rows of one bank: over the distinct ones, with the bias log(count)."""
-    if metric != "dot":
-        raise InputError(f"attend: metric is {metric!r}, should be 'dot' where k is None")
-    vectors, counts = counted(store, handle)
-    bias = np.log(counts).astype(np.float32)
-    return attend_over(queries, vectors, beta=beta, bias=bias, **options)
-
-
-def _codes(op: str, store: Any) -> CodePages:
-    if not isinstance(store, CodePages):
+def _codes(op: str, store: Any) -> Any:
+    if not _keeps_codes(store):
         raise InputError(f"{op}: the bank keeps vectors, should be a Bank with a codebook")
     return store
+
+
+def _keeps_codes(store: Any) -> bool:
+    """Whether a store, or the one of the host behind that of a device, keeps codes."""
+    return isinstance(getattr(store, "host", store), CodePages)

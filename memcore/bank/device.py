@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memcore import _core, arrays, tensors
 from memcore.bank.mirror import Mirror
+from memcore.codebook import CodePages
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_name_of
 from memcore.reference import MAX_SQUARE, squares, widen
 
@@ -18,7 +19,7 @@ Ints = NDArray[np.int64]
 
 # The writes of the page store that a mirror has to follow, and the ops that they are called by.
 _WRITES = {name: name for name in ("new", "add", "update", "delete", "fork")}
-_WRITES["copy_from"] = "rollback"
+_WRITES |= {"copy_from": "rollback", "recode": "recode"}
 _AND, _OR, _NOT = 7, 8, 9
 _HIGHEST = 2**63 - 1
 # What the bits of one word hold: the stack of a program on the device.
@@ -62,6 +63,11 @@ def pages(
     return DevicePages(store, Mirror(store, dim, dtype, kinds, place, budget), metric)
 
 
+def code_pages(place: Any, budget: int | None, store: CodePages, metric: str) -> "DevicePages":
+    """A store of codes, with a mirror on a torch device of the cells that codes are."""
+    return DevicePages(store, Mirror(*store.native, place, budget, store), metric)
+
+
 class DevicePages:
     """The methods of the page store, with a mirror on a device that follows every write.
 
@@ -69,13 +75,13 @@ class DevicePages:
     beyond the budget, conditions that are nested too deep, `get` and `score`.
 
     Attributes:
-        host: the native store.
+        host: the native store, or the store of codes over it.
         metric: "dot", "cosine" or "l2".
         mirror: the copy on the device.
     """
 
     def __init__(self, store: Any, mirror: Mirror, metric: str) -> None:
-        """Stand for a native store and its mirror."""
+        """Stand for a store of the host and its mirror."""
         self.host = store
         self.metric = metric
         self.mirror = mirror
@@ -215,10 +221,9 @@ class DevicePages:
         scores: Any, ids: Any,
     ) -> bool:  # fmt: skip
         mirror, torch = self.mirror, tensors.library("search")
-        if queries.shape[1] != mirror.layout.dim:
-            raise ShapeError(
-                f"search: queries has dim {queries.shape[1]}, should be {mirror.layout.dim}"
-            )
+        dim = mirror.layout.vector_dim
+        if queries.shape[1] != dim:
+            raise ShapeError(f"search: queries has dim {queries.shape[1]}, should be {dim}")
         programs, index, candidates, scale, bias, low, high = limits
         if not self.are_there("search", handles):
             return False
@@ -287,6 +292,8 @@ class DevicePages:
         is_bounded = candidates is None and (not programs or _is_shared(programs, index))
         is_bounded &= self.metric != "l2" or scale is None
         is_bounded &= int(np.max(k, initial=0)) <= _MOST_KEPT
+        # It reads rows, not what codes stand for.
+        is_bounded &= self.mirror.layout.books is None
         # Who names banks on the device may name others in a replay, or banks of another length.
         if not is_bounded or self.mirror.is_capturing or not isinstance(handles, np.ndarray):
             return [], None

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from memcore import tensors
 from memcore.bank import driver
+from memcore.bank.books import Books
 from memcore.bank.collection import no_collection
 from memcore.bank.constants import Constants
 from memcore.bank.pinned import Pinned
 from memcore.bank.published import Published, Rows
 from memcore.bank.turns import Turns
+from memcore.codebook import CodePages
 from memcore.errors import BackendError
 
 Array = NDArray[Any]
@@ -52,7 +54,14 @@ class Mirror:
     """
 
     def __init__(
-        self, pages: Any, dim: int, dtype: str, kinds: list[str], device: Any, budget: int | None
+        self,
+        pages: Any,
+        dim: int,
+        dtype: str,
+        kinds: list[str],
+        device: Any,
+        budget: int | None,
+        codes: CodePages | None = None,
     ) -> None:
         """Mirror a store from now on.
 
@@ -63,6 +72,7 @@ class Mirror:
             kinds: the kind of each column.
             device: a torch device.
             budget: bytes that pages may take there; None for all that there is.
+            codes: where rows are codes, what knows their books; pages are its native store.
         """
         self._torch = tensors.library("Arena")
         self.kernels: Any = importlib.import_module("memcore.kernels")
@@ -70,11 +80,15 @@ class Mirror:
         self._budget = budget
         self.device = device
         numbers = tuple(_KINDS[kind] for kind in kinds)
-        self.layout = self.kernels.pages.Layout(dim, dtype, numbers)
         self.turns = Turns(self._torch, device, self)
         self._constants = Constants(self._torch, device, self.turns)
         opened = driver.opened(device)
+        self._books: Books | None = None
         with self.turns.place(), self.turns.writing():
+            if codes is not None:
+                self._books = Books(self._torch, self.kernels, device, codes)
+            books = None if self._books is None else self._books.given
+            self.layout = self.kernels.pages.Layout(dim, dtype, numbers, books)
             self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
             self._published = Published(
                 self._torch, self.kernels, self.layout, device, pages, opened, self.turns
@@ -117,8 +131,9 @@ class Mirror:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the device's memory: chunks of pages, heads, tables and directory."""
-        return sum(map(len, self._chunks)) + self._published.nbytes
+        """Bytes of the device's memory: chunks of pages, heads, tables, directory and books."""
+        n_bytes = sum(map(len, self._chunks)) + self._published.nbytes
+        return n_bytes + (0 if self._books is None else self._books.nbytes)
 
     @contextmanager
     def section(self) -> Iterator[None]:
@@ -280,6 +295,8 @@ class Mirror:
         last = max(int(each.max(initial=0)) for each in numbers)
         self._addresses = _grown(self._addresses, last + 1)
         with self.turns.writing(waits):
+            if self._books is not None:
+                self._books.follow()
             self._copy(changes, slots, copies, moves, banks)
         return True
 

@@ -68,6 +68,7 @@ class Published:
         self._torch = torch
         self._kernels = kernels.pages
         self._fetch_pages = kernels.fetch.fetch_pages
+        self._write_norms = kernels.coded.write_norms
         self._layout = layout
         self._pages = pages
         self._device = device
@@ -123,15 +124,26 @@ class Published:
         directory[sent[0]] = sent[1]
         self._kernels.copy_pages(layout, self.root, directory, sent[7])
         self._kernels.move_rows(layout, self.root, directory, sent[8])
-        self._kernels.write_pages(layout, self.root, directory, *written)
+        self._write(written)
         for begin in range(n_first, rows.n_written, self._n_at_once):
             part = slots[begin : min(rows.n_written, begin + self._n_at_once)]
             written, _ = self._send(part, [part])
-            self._kernels.write_pages(layout, self.root, directory, *written)
+            self._write(written)
         self._fetch_pages(layout, self.root, sent[9], sent[10])
+        if layout.books is not None:
+            lanes = self._torch.arange(16, device=self._device)
+            self._write_norms(layout, self.root, sent[9][:, :1] * 16 + lanes)
         tables["tables"][sent[2]] = sent[3].to(self._torch.int32)
         tables["heads"][sent[4]] = sent[5]
         self.root.copy_(sent[6])
+
+    def _write(self, written: list[Any]) -> None:
+        """Write what `_send` gives to the slots that come first of it; wipe the others."""
+        layout, directory = self._layout, self._tables["addresses"].data
+        self._kernels.write_pages(layout, self.root, directory, *written)
+        if layout.books is not None:
+            slots = written[0][: len(written[1])]
+            self._write_norms(layout, self.root, directory[slots // 16] * 16 + slots % 16)
 
     def _send(self, slots: Ints, arrays: list[Ints]) -> tuple[list[Any], list[Any]]:
         """The rows in slots (n,), as the first of arrays and their ids, cells, bytes; the rest.

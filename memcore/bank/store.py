@@ -21,7 +21,7 @@ from memcore.bank.fields import Schema
 from memcore.bank.mirror import Mirror
 from memcore.bank.payloads import Tables
 from memcore.codebook import Codebook
-from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_name_of
+from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
 from memcore.ops.search import METRICS
 
 Ints = NDArray[np.int64]
@@ -64,8 +64,6 @@ class Store:
     ) -> None:
         """Make a store without banks; the arguments are those of `Arena`."""
         place = device_.place(device, device_bytes)
-        if place is not None and codebook is not None:
-            raise BackendError("Arena: codebook is given with a device, should be None there")
         if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer))):
             raise DtypeError(f"Arena: dim is {dim!r}, should be an int, or None")
         if dim is not None and dim < 1:
@@ -85,12 +83,15 @@ class Store:
         kinds = self.schema.columns
         self.mirror: Mirror | None = None
         self.pages: Any
-        if place is not None:
+        if codebook is not None:
+            self.pages = coded.pages(codebook, self.dim, dtype, metric, kinds)
+            if place is not None:
+                self.pages = device_.code_pages(place, device_bytes, self.pages, metric)
+                self.mirror = self.pages.mirror
+        elif place is not None:
             rows = device_.pages(place, device_bytes, self.dim, dtype, metric, kinds)
             self.mirror = rows.mirror
             self.pages = index_.pages(self.index, self.dim, dtype, metric, kinds, rows)
-        elif codebook is not None:
-            self.pages = coded.pages(codebook, self.dim, dtype, metric, kinds)
         else:
             self.pages = index_.pages(self.index, self.dim, dtype, metric, kinds)
         self.tables = Tables(self.pages, self.schema.interned)

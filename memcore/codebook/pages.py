@@ -17,6 +17,8 @@ Ints = NDArray[np.int64]
 # Components that are decoded at a time while a bank is searched.
 _DECODED = 1 << 22
 _INF = float("inf")
+# What the native store keeps in the place of a vector.
+_BARE = 1, "float16"
 
 
 class CodePages:
@@ -36,14 +38,29 @@ class CodePages:
         self._metric = metric
         self._n_fields = len(kinds)
         self._n_cells = _n_cells(book)
-        cells = ["int64"] * (1 + self._n_cells)
-        self._rows = _core.Pages(1, "float16", "dot", [*kinds, *cells])
+        self._kinds = [*kinds, *["int64"] * (1 + self._n_cells)]
+        self._rows = _core.Pages(*_BARE, "dot", self._kinds)
         # Of each bank, the book of rows to come.
         self._current: dict[int, int] = {}
 
     def __getattr__(self, name: str) -> Any:
         # What has nothing to do with vectors.
         return getattr(self._rows, name)
+
+    @property
+    def native(self) -> tuple[Any, int, str, list[str]]:
+        """The store of the codes, and what it keeps: dim, dtype and the kinds of all columns."""
+        return self._rows, *_BARE, self._kinds
+
+    @property
+    def books(self) -> Sequence[Codebook]:
+        """All books that rows may have, by their numbers; more may follow."""
+        return self._books
+
+    @property
+    def first_column(self) -> int:
+        """The column of the number of a row's book; its codes are in those behind."""
+        return self._n_fields
 
     @property
     def nbytes(self) -> int:
@@ -206,9 +223,19 @@ class CodePages:
 
     def counted(self, handle: Ints) -> tuple[Floats, Ints]:
         """The distinct vectors of a bank, (m, dim), and how many rows have each, (m,)."""
-        _, cells = self._cells(handle, self._rows.ids(int(handle[0])))
-        distinct, counts = np.unique(cells, axis=1, return_counts=True)
-        return self._decoded(distinct), counts
+        _, cells, counts = self._distinct(handle)
+        return self._decoded(cells), counts
+
+    def distinct(self, handle: Ints) -> tuple[Ints, Ints]:
+        """The ids of rows that have the distinct vectors, (m,), and how many rows have each."""
+        ids, _, counts = self._distinct(handle)
+        return ids, counts
+
+    def _distinct(self, handle: Ints) -> tuple[Ints, Ints, Ints]:
+        ids = self._rows.ids(int(handle[0]))
+        found, cells = self._cells(handle, ids)
+        distinct, first, counts = np.unique(cells, True, axis=1, return_counts=True)
+        return ids[found][first], distinct, counts
 
     def _coded(self, op: str, handles: Ints, vectors: NDArray[Any]) -> Ints:
         """The cells (1 + n_cells, n) of vectors, each by the book of its bank."""

@@ -9,25 +9,9 @@ from compare import assert_hits
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from device_banks import DEVICE, WAITS, Both, Named, host, tensor  # noqa: E402
 
-from device_banks import DEVICE, Both, host, tensor  # noqa: E402
-
-# What reads the host's memory for a number of the device.
-WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique"}
 PAGE_BYTES = 16 * 80 + 192 + 4 * 128
-
-
-class Named(TorchDispatchMode):
-    """The names of what torch did."""
-
-    def __init__(self):
-        super().__init__()
-        self.ops = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.ops.add(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
 
 
 def some_ids(rng, arena, banks, m):

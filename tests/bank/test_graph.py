@@ -117,6 +117,20 @@ def test_a_replay_sees_what_was_written_since(rng, monkeypatch):
     assert np.isneginf(scores[[1, 4]]).all()
 
 
+def test_a_replay_sees_the_book_that_rows_were_coded_by_since(rng, monkeypatch):
+    rows, queries = normal(rng, 60, DIM), normal(rng, 4, DIM)
+    books = [memcore.Codebook(9, DIM), memcore.Codebook(5, DIM, n_subspaces=2)]
+    for book in books:
+        book.fit(rows, seed=0)
+    cpu, device = (memcore.Bank(codebook=books[0], **each) for each in ({}, {"device": "cuda"}))
+    cpu.add(rows), device.add(rows)
+    asked = torch.tensor(queries, device=DEVICE)
+    device.search(asked, 4)
+    graph = Graph(monkeypatch, lambda: device.search(asked, 4))
+    cpu.recode(books[1]), device.recode(books[1])
+    assert_hits(graph.now(), cpu.search(queries, 4))
+
+
 def test_what_cannot_be_captured_says_so(rng, monkeypatch):
     arena = memcore.Arena(DIM, device="cuda", fields={"t": "int64", "who": "str"})
     banks, asked = arena.new(2), torch.tensor(normal(rng, 2, DIM), device=DEVICE)

@@ -59,14 +59,15 @@ def arenas(rng, n_pages=4, n_banks=4):
 def gathered(arena, monkeypatch):
     """The slots that the host has read for the device, from now on."""
     slots, published = [], arena._store.mirror._published
+    pages = published._pages
 
     class Pages:
         def __getattr__(self, name):
-            return getattr(arena._store.pages.host, name)
+            return getattr(pages, name)
 
         def read_slots(self, some, *rest):
             slots.extend(some.tolist())
-            arena._store.pages.host.read_slots(some, *rest)
+            pages.read_slots(some, *rest)
 
     monkeypatch.setattr(published, "_pages", Pages())
     return slots
@@ -106,6 +107,21 @@ def test_cold_banks_are_read_by_the_device(cuda, rng, monkeypatch):
     assert slots == []
     arena.prefetch(banks[:2])
     assert not arena._store.mirror._cold[banks[:2] & 0xFFFFFFFF].any()
+    assert slots == []
+
+
+@on_host
+def test_codes_of_cold_banks_are_read_by_the_device(cuda, rng, monkeypatch):
+    book = memcore.Codebook(9, DIM)
+    book.fit(normal(rng, 50, DIM), seed=0)
+    # Halves, ids, norms, a payload, a book and a code.
+    room = {"device": "cuda", "device_bytes": 4 * (64 + 192 + 16 * 8 * 3)}
+    on_cpu, arena = (memcore.Arena(DIM, codebook=book, **each) for each in ({}, room))
+    for each in (on_cpu, arena):
+        banks = each.new(4)
+        each.add(np.repeat(banks, 20), normal(np.random.default_rng(0), 80, DIM))
+    slots = gathered(arena, monkeypatch)
+    hold(arena, on_cpu, banks, normal(rng, 4, DIM))
     assert slots == []
 
 

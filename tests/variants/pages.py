@@ -2,7 +2,7 @@
 
 from variants.variant import BYTES, FLOATS, HALVES, INTS, LONGS, NO_FUSION, Variant
 
-_SEARCH = {
+SEARCH = {
     **dict.fromkeys(("root_ptr", "handles_ptr", "kinds_ptr"), LONGS),
     "handle_stride": "1",
     "queries_ptr": FLOATS,
@@ -18,17 +18,19 @@ _SEARCH = {
     "high": "fp32",
     "dim": "i32!",
     "ids_at": "i32!",
+    "books_ptr": None,
+    "book_column": None,
 }
-_KEPT = {
-    **_SEARCH,
+KEPT = {
+    **SEARCH,
     "needed_ptr": None,
     "parts_ptr": INTS,
     "part_ids_ptr": LONGS,
     "n_queries": "i32",
     "n_splits": "i32",
 }
-_FILTER = dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr", "index_ptr"), LONGS)
-_WEIGHTS = {"candidates_ptr": LONGS, "scale": "i32", "bias": "i32"}
+FILTER = dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr", "index_ptr"), LONGS)
+WEIGHTS = {"candidates_ptr": LONGS, "scale": "i32", "bias": "i32"}
 
 
 def _variants() -> dict[str, Variant]:
@@ -41,7 +43,7 @@ def _variants() -> dict[str, Variant]:
         for n_queries, n_rows in ((1, 64), (4, 32)):
             found[f"paged search {metric} {n_queries} x {n_rows}"] = Variant(
                 "paged.paged_kernel",
-                {**_KEPT, "handle_stride": "1" if n_queries == 1 else "i32!"},
+                {**KEPT, "handle_stride": "1" if n_queries == 1 else "i32!"},
                 {"METRIC": metric, "ITEM": tl.float32, "Q": n_queries, "N": n_rows, "K": 16},
                 options,
                 128,
@@ -51,7 +53,7 @@ def _variants() -> dict[str, Variant]:
     for metric in ("dot", "cosine"):
         found[f"paged search of forks {metric} 4 x 32"] = Variant(
             "paged.paged_kernel",
-            _KEPT,
+            KEPT,
             {"METRIC": metric, "ITEM": tl.float32, "Q": 4, "N": 32, "K": 16, "ARE_FORKS": True},
             options,
             128,
@@ -60,7 +62,7 @@ def _variants() -> dict[str, Variant]:
         )
         found[f"paged search of what is left in doubt, {metric}"] = Variant(
             "paged.paged_kernel",
-            {**_KEPT, "handle_stride": "i32!", "needed_ptr": BYTES},
+            {**KEPT, "handle_stride": "i32!", "needed_ptr": BYTES},
             {"METRIC": metric, "ITEM": tl.float32, "Q": 4, "N": 32, "K": 32},
             options,
             128,
@@ -68,7 +70,7 @@ def _variants() -> dict[str, Variant]:
             **canonical,
         )
     for metric, item in (("dot", tl.float32), ("cosine", tl.bfloat16), ("l2", tl.float32)):
-        filter = _FILTER if metric == "cosine" else {}
+        filter = FILTER if metric == "cosine" else {}
         found[f"shadow of a bank's rows, {metric}"] = Variant(
             "paged_groups.paged_keys_kernel",
             {
@@ -87,7 +89,7 @@ def _variants() -> dict[str, Variant]:
         found[f"rescore of a bank's pages, {metric}"] = Variant(
             "paged_groups.paged_rescore_kernel",
             {
-                **{name: kind for name, kind in _SEARCH.items() if name != "n_candidates"},
+                **{name: kind for name, kind in SEARCH.items() if name != "n_candidates"},
                 **filter,
                 **dict.fromkeys(("places_ptr", "finals_ptr"), INTS),
                 "ids_ptr": LONGS,
@@ -112,11 +114,11 @@ def _variants() -> dict[str, Variant]:
     )
     narrow = {"METRIC": "dot", "ITEM": tl.bfloat16, "Q": 1, "N": 64}
     found["paged search, filtered, of bfloat16"] = Variant(
-        "paged.paged_kernel", {**_KEPT, **_FILTER}, {**narrow, "K": 32}, options, 128, **canonical
+        "paged.paged_kernel", {**KEPT, **FILTER}, {**narrow, "K": 32}, options, 128, **canonical
     )
     found["paged search, weighted, of candidates"] = Variant(
         "paged.paged_kernel",
-        {**_KEPT, **_FILTER, **_WEIGHTS},
+        {**KEPT, **FILTER, **WEIGHTS},
         {**narrow, "K": 256},
         options,
         160,
@@ -124,18 +126,18 @@ def _variants() -> dict[str, Variant]:
     )
     found["paged pairs"] = Variant(
         "paged.paged_pairs_kernel",
-        {**_SEARCH, "pairs_ptr": INTS, "pair_ids_ptr": LONGS, "n_columns": "i32"},
+        {**SEARCH, "pairs_ptr": INTS, "pair_ids_ptr": LONGS, "n_columns": "i32"},
         {"METRIC": "dot", "ITEM": tl.float32, "N": 32},
         options,
         128,
         **canonical,
     )
     lists = {
-        **{name: kind for name, kind in _KEPT.items() if name != "n_queries"},
+        **{name: kind for name, kind in KEPT.items() if name != "n_queries"},
         "handle_row_stride": "i32",
         **dict.fromkeys(("n_lists", "n_segments"), "i32"),
     }
-    for metric, filters in (("dot", {}), ("cosine", {}), ("l2", {**_FILTER, **_WEIGHTS})):
+    for metric, filters in (("dot", {}), ("cosine", {}), ("l2", {**FILTER, **WEIGHTS})):
         found[f"search of lists, {metric}{', filtered' if filters else ''}"] = Variant(
             "search_lists.lists_kernel",
             {**lists, **filters},
@@ -191,6 +193,7 @@ def _variants() -> dict[str, Variant]:
                 "query_row_stride": "i32!",
                 "query_stride": "1",
                 **dict.fromkeys(("n_named", "dim", "ids_at"), "i32!"),
+                **dict.fromkeys(("books_ptr", "book_column")),
             },
             {"METRIC": metric, "ITEM": item, "N": 16},
             options,
