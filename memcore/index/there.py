@@ -5,41 +5,20 @@ each change of the partition. The rows themselves follow the host's, as those of
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memcore import tensors
 from memcore.errors import BackendError
+from memcore.index.joint import Joint, There
 from memcore.index.lists import Lists
 from memcore.index.members import Members
 from memcore.index.partition import Partition
-from memcore.index.probes import LEAST_NORM, reaches
+from memcore.index.probes import reaches
 
 Ints = NDArray[np.int64]
-
-_INF = float("inf")
-
-
-class _There(NamedTuple):
-    """What is on the device of one version of a partition.
-
-    Attributes:
-        version: of the partition.
-        handles: (n,) int64, of the lists.
-        centroids: (n, dim) float32, of these lists; None where there is one list.
-    """
-
-    version: int
-    handles: Any
-    centroids: Any
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both."""
-        both = (self.handles, self.centroids)
-        return sum(each.numel() * each.element_size() for each in both if each is not None)
 
 
 class ListsThere:
@@ -89,18 +68,16 @@ class ListsThere:
         if not parts or queries.shape[1] != mirror.layout.dim:
             at = self._sent(handles, lists)
             return bool(self._rows.search_there(at, queries, k, limits, *rest))
-        candidates = limits[2]
+        candidates, asked = limits[2], mirror.sent(queries)
 
-        def visited(partition: Partition, which: Any) -> Any:
+        def visited(joint: Joint) -> Any:
             if candidates is not None:
-                return self._named(partition, _some(candidates, which), len(_some(asked, which)))
-            effort = (_some(n_probes, which), _some(recall, which))
-            return self._probed(partition, _some(asked, which), _some(k, which), *effort)
+                return self._of_candidates(parts, joint, candidates)
+            return joint.likeliest(asked, *self._reaches(parts, len(asked), k, n_probes, recall))
 
-        self._know(parts)
-        with mirror.turns.reading("search"):
-            asked = mirror.sent(queries)
-            table = self._table(lists, parts, len(asked), visited)
+        table = self._table("search", lists, parts, len(asked), visited)
+        if table is None:
+            return False
         return bool(self._rows.search_there(table, asked, k, limits, *rest))
 
     def there(self, op: str, handles: Any) -> Any:
@@ -109,10 +86,8 @@ class ListsThere:
         lists, parts = self._of(op, handles, len(handles))
         if not parts:
             return self._rows.there(op, self._sent(handles, lists))
-        self._know(parts)
-        with self.mirror.turns.reading(op):
-            table = self._table(lists, parts, len(handles), self._all)
-        return self._rows.there(op, table)
+        table = self._table(op, lists, parts, len(handles), Joint.every)
+        return None if table is None else self._rows.there(op, table)
 
     def prefetch(self, handles: Ints) -> None:
         """As the page store, for all lists of banks."""
@@ -141,79 +116,79 @@ class ListsThere:
 
     def _table(
         self,
+        op: str,
         lists: Ints,
         parts: list[tuple[Partition, Any]],
         n: int,
-        choose: Callable[[Partition, Any], Any],
+        choose: Callable[[Joint], Any],
     ) -> Any:
-        """The lists of each query or row, (n, most) handles on the device; -1 pads."""
-        if len(lists) == 1:
-            return choose(parts[0][0], slice(0, n))
-        sent = self.mirror.sent
-        chosen = [(sent(which), choose(partition, which)) for partition, which in parts]
-        most = max(each.shape[1] for _, each in chosen)
-        table = self._torch.full((n, most), -1, dtype=self._torch.int64, device=self.mirror.device)
-        table[:, 0] = sent(lists)
-        for which, each in chosen:
-            table[which, : each.shape[1]] = each
-        return table
+        """The lists of each query or row, (n, most) handles on the device; -1 pads.
 
-    def _all(self, partition: Partition, which: Any) -> Any:
-        n = which.stop - which.start if isinstance(which, slice) else len(which)
-        return partition.there.handles[None].expand(n, -1)
+        None where there is no memory for them.
+        """
+        mirror, torch = self.mirror, self._torch
+        owners = np.full(n, len(parts))
+        for i, (_, which) in enumerate(parts):
+            owners[which] = i
+        try:
+            self._know([partition for partition, _ in parts])
+            with mirror.turns.reading(op):
+                known = [partition.there for partition, _ in parts]
+                metric = parts[0][0].routes.metric
+                table = choose(Joint(torch, mirror, known, owners, metric))
+                if (lists >= 0).any():
+                    # Banks of one list.
+                    only = mirror.sent(lists)
+                    table[:, 0] = torch.where(only >= 0, only, table[:, 0])
+                return table
+        except torch.OutOfMemoryError:
+            return None
 
-    def _named(self, partition: Partition, candidates: Any, n: int) -> Any:
+    def _reaches(
+        self, parts: list[tuple[Partition, Any]], n: int, k: Any, n_probes: Any, recall: Any
+    ) -> tuple[Ints, NDArray[np.float64]]:
+        """How far each query goes, as `probes.reaches` says: (n,) each."""
+        counts, gaps = np.ones((n, 1), np.int64), np.full((n, 1), np.inf)
+        for partition, which in parts:
+            if partition.n_centroids and n:
+                effort = (_some(each, which) for each in (k, n_probes, recall))
+                counts[which], gaps[which] = reaches(self._lists, partition, *effort)
+        return counts[:, 0], gaps[:, 0]
+
+    def _of_candidates(
+        self, parts: list[tuple[Partition, Any]], joint: Joint, candidates: Any
+    ) -> Any:
         """The lists that candidates are in; all, where the host would have to wait to see."""
-        if isinstance(candidates, np.ndarray) and candidates.shape[1] < len(partition.places):
-            owner = np.array([partition.handle])
-            places = self._lists.places(owner, candidates.reshape(-1)).reshape(candidates.shape)
+        if not isinstance(candidates, np.ndarray) or candidates.shape[1] >= joint.sizes.max(
+            initial=1
+        ):
+            return joint.every()
+        n, m = candidates.shape
+        table = np.full((n, m + 1), -1)
+        for partition, which in parts:
+            some, owner = candidates[which], np.array([partition.handle])
+            places = self._lists.places(owner, some.reshape(-1)).reshape(some.shape)
             named = np.sort(np.where(places >= 0, partition.lists[places], -1), axis=1)
             named[:, 1:][named[:, 1:] == named[:, :-1]] = -1
-            return self.mirror.sent(np.pad(named, ((0, 0), (0, 1)), constant_values=-1))
-        return self._all(partition, slice(0, n))
+            table[which, :m] = named
+        return self.mirror.sent(table)
 
-    def _probed(self, partition: Partition, asked: Any, k: Any, n_probes: Any, recall: Any) -> Any:
-        """The lists that `probes.choose` would choose, likeliest first; -1 pads."""
-        known, mirror, torch, n = partition.there, self.mirror, self._torch, len(asked)
-        if known.centroids is None or not n:
-            return self._all(partition, slice(0, n))
-        counts, within = reaches(self._lists, partition, k, n_probes, recall)
-        most = int(counts.max())
-        if most == len(known.handles) and counts.min() == most and np.isinf(within).all():
-            return self._all(partition, slice(0, n))
-        scores = torch.empty((n, most), dtype=torch.float32, device=mirror.device)
-        places = torch.empty_like(scores, dtype=torch.int64)
-        metric = partition.routes.metric
-        rest = (None, None, None, None, -_INF, _INF, None, scores, places)
-        mirror.kernels.search(asked, known.centroids, None, None, most, metric, *rest)
-        kernels, reach = mirror.kernels, (most, float(within.max()))
-        if counts.size > 1:
-            near = within.astype(np.float32)
-            reach = mirror.sent(counts.reshape(-1)), mirror.sent(near.reshape(-1))
-        has_norms = metric == "dot" and np.isfinite(within).any()
-        norms = kernels.norms(asked)[1] if has_norms else None
-        return kernels.visits(scores, places, known.handles, norms, float(LEAST_NORM), *reach)
-
-    def _know(self, parts: list[tuple[Partition, Any]]) -> None:
+    def _know(self, partitions: list[Partition]) -> None:
         """Have on the device what the choice reads of partitions; before what reads it."""
-        changed = [each for each, _ in parts if not each.there or each.there[0] != each.version]
+        changed = [each for each in partitions if not each.there or each.there[0] != each.version]
         if not changed:
             return
         sent = self.mirror.sent
         # The memory is used again, by what comes after all reads of it.
         with self.mirror.turns.writing(waits=False):
             for each in changed:
-                places, centroids = each.places, None
+                places, centroids = each.places, np.zeros((1, self.mirror.layout.dim), np.float32)
                 if each.n_centroids:
                     places = np.flatnonzero(each.has_centroid)
-                    centroids = sent(each.routes.centroids(each.centroids, places))
-                each.there = _There(each.version, sent(each.lists[places]), centroids)
+                    centroids = each.routes.centroids(each.centroids, places)
+                each.there = There(each.version, sent(each.lists[places]), sent(centroids))
 
 
 def _some(values: Any, which: Any) -> Any:
     """values[which] of arrays of one for each query; what is one for all as it is."""
-    if isinstance(which, slice) or values is None or np.ndim(values) == 0:
-        return values
-    if isinstance(values, np.ndarray):
-        return values[which]
-    return values[tensors.sent(which, values.device)]
+    return values[which] if isinstance(values, np.ndarray) else values

@@ -129,6 +129,19 @@ def test_options_hold_in_lists(budget, rng):
     pair.search(pair.banks, queries, 4, ["tensors"], candidates=named)
 
 
+def test_without_memory_for_the_choice_the_cpu_searches(rng, monkeypatch):
+    pair = Pair(rng, IVF(list_rows=6))
+    calls = []
+
+    def no_room(*_):
+        calls.append(0)
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(memcore.kernels, "visits", no_room)
+    pair.search(pair.banks, some(rng, 5), 3, n_probes=2)
+    assert len(calls) == 3
+
+
 def test_rows_by_id_attention_and_gradients(rng):
     pair = Pair(rng, IVF(list_rows=6))
     cpu, device = pair.arenas
