@@ -44,12 +44,26 @@ void mark_changed(Pages& pages, const py::array& numbers) {
   pages.mark_changed(named);
 }
 
-void read_slots(Pages& pages, const py::array& slots, py::array& rows, py::array& ids,
+py::array_t<int64_t> find_slots(Pages& pages, const py::array& handles, const py::array& ids) {
+  const Int64View banks = view("find_slots", "handles", handles);
+  const Int64View named = view("find_slots", "ids", ids);
+  MEMCORE_CHECK(banks.size == named.size, kShape, "find_slots: handles has ", banks.size,
+                " entries, should have ", named.size, " as ids has");
+  py::array_t<int64_t> slots(named.size);
+  int64_t* out = slots.mutable_data();
+  const py::gil_scoped_release release;
+  pages.find_slots(banks, named, named.size, out);
+  return slots;
+}
+
+void read_slots(Pages& pages, const py::array& slots, std::optional<py::array> rows, py::array& ids,
                 py::array& cells) {
   const Int64View named = view("read_slots", "slots", slots);
   const int64_t n = named.size;
   const int n_columns = pages.slab().n_columns();
-  auto* row_bytes = plain_output<uint8_t>("read_slots", "rows", rows, n * pages.slab().row_bytes());
+  auto* row_bytes =
+      rows ? plain_output<uint8_t>("read_slots", "rows", *rows, n * pages.slab().row_bytes())
+           : nullptr;
   auto* row_ids = plain_output<int64_t>("read_slots", "ids", ids, n);
   auto* first = plain_output<int64_t>("read_slots", "cells", cells, n * n_columns);
   std::vector<int64_t*> columns;
@@ -110,7 +124,11 @@ void bind_pages_changes(py::class_<Pages>& cls) {
            "(n,) of tables and their places in a pool of pool_size.")
       .def("mark_changed", &mark_changed, arg("pages"), "Notes pages as written.")
       .def("read_slots", &read_slots, arg("slots"), arg("rows"), arg("ids"), arg("cells"),
-           "Copies rows (n, row_bytes) as bytes, ids (n,) and cells (n_columns, n) out.")
+           "Copies rows (n, row_bytes) as bytes, or none for None, ids (n,) and cells (n_columns, "
+           "n) "
+           "out.")
+      .def("find_slots", &find_slots, arg("handles"), arg("ids"),
+           "The slots of rows (n,) by bank and id, -1 where there is none.")
       .def("page_addresses", &page_addresses, arg("pages"),
            "Where pages lie until the next compact, (n, 4): the addresses of rows, ids and cells, "
            "and the bytes from one column's cells to the next.")

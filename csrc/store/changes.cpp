@@ -55,6 +55,13 @@ void Pages::mark_changed(const Int64View& pages) {
     journal_->write(static_cast<int32_t>(pages[i]), 0, kPageRows);
 }
 
+void Pages::find_slots(const Int64View& handles, const Int64View& ids, int64_t n, int64_t* slots) {
+  const std::shared_lock<RwLock> hold(lock_);
+  for_tasks_or_alone(n, kTaskRows, [&](int64_t, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) slots[i] = find_slot(handles[i], ids[i]);
+  });
+}
+
 void Pages::read_slots(const Int64View& slots, uint8_t* rows, int64_t* ids,
                        const std::vector<int64_t*>& cells) {
   const std::shared_lock<RwLock> hold(lock_);
@@ -68,7 +75,7 @@ void Pages::read_slots(const Int64View& slots, uint8_t* rows, int64_t* ids,
     for (int64_t i = begin; i < end; ++i) {
       const int32_t page = page_of(slots[i]);
       const int lane = lane_of(slots[i]);
-      std::memcpy(rows + i * row_bytes, slab_.row(slots[i]), row_bytes);
+      if (rows != nullptr) std::memcpy(rows + i * row_bytes, slab_.row(slots[i]), row_bytes);
       ids[i] = slab_.ids(page)[lane];
       for (size_t column = 0; column < cells.size(); ++column)
         cells[column][i] = slab_.cells(static_cast<int>(column), page)[lane];

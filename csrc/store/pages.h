@@ -76,7 +76,10 @@ class Pages {
   Journal::Changes take_changes();
   // Notes these pages as written, whatever is in them.
   void mark_changed(const Int64View& pages);
-  // What is in these slots: rows (n, dim) as bytes, ids (n,) and cells, one (n,) for each column.
+  // The slots of rows by bank and id, -1 where there is none.
+  void find_slots(const Int64View& handles, const Int64View& ids, int64_t n, int64_t* slots);
+  // What is in these slots: rows (n, dim) as bytes or nullptr, ids (n,) and cells, one (n,) for
+  // each column.
   void read_slots(const Int64View& slots, uint8_t* rows, int64_t* ids,
                   const std::vector<int64_t*>& cells);
   // Where pages lie, for who reads them past the store while nobody writes: (n, 4), the addresses

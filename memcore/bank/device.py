@@ -1,7 +1,7 @@
 """The page store of an arena on a device: written on the host, mirrored and searched there."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -97,6 +97,7 @@ class DevicePages:
             # A capture may not wait, and nobody misses what a fetch may find here.
             if not self.mirror.is_capturing:
                 self.mirror.turns.arrive()
+            self.mirror.given.forget()
             self.host.drop(handles)
 
     @contextmanager
@@ -111,6 +112,7 @@ class DevicePages:
                 # Whatever was raised: what has changed on the host changes there.
                 if not self._n_together:
                     self.mirror.follow()
+                    self.mirror.given.forget()
 
     @property
     def device_nbytes(self) -> int:
@@ -138,8 +140,23 @@ class DevicePages:
             self.mirror.check_writable(op)
             # The device may be reading the host's rows.
             self.mirror.turns.arrive()
+            self.mirror.given.forget()
             with self.together():
-                return method(*given, **named)
+                result = method(*given, **named)
+                if op in ("add", "update"):
+                    self._offer(given[0], result if op == "add" else given[1], given[2])
+                return result
+
+    def _offer(self, handles: Ints, ids: Ints, rows: Any) -> None:
+        """Have the mirror take rows that were written from the tensor that they were given as."""
+        vectors = self.mirror.given.noted(rows)
+        if vectors is None:
+            return
+        # They have been written: without memory they are sent.
+        with suppress(MemoryError):
+            owners = np.ascontiguousarray(np.broadcast_to(handles, ids.shape))
+            slots = self.host.find_slots(owners, np.ascontiguousarray(ids))
+            self.mirror.given.offer(vectors, slots)
 
     def search_plain(self, *_: Any) -> None:
         """No call is short enough to go a way of its own."""

@@ -20,6 +20,7 @@ from memcore.bank import driver
 from memcore.bank.books import Books
 from memcore.bank.collection import no_collection
 from memcore.bank.constants import Constants
+from memcore.bank.given import Given
 from memcore.bank.pinned import Pinned
 from memcore.bank.published import Published, Rows
 from memcore.bank.turns import Turns
@@ -50,6 +51,7 @@ class Mirror:
         turns: the order of what reads and what writes.
         is_behind: `follow` has something to do.
         is_limited: banks may be cold.
+        given: the vectors of a write that lie on the device.
         kernels: the module of kernels.
     """
 
@@ -95,6 +97,7 @@ class Mirror:
             )
         self.root = self._published.root
         self._pinned = Pinned(pages, opened, self.turns)
+        self.given = Given(self._torch, device, dim)
         self._lock = RLock()
         self._follows = False
         self._begin(self._n_within_budget())
@@ -306,7 +309,7 @@ class Mirror:
         # Pages that come to hold rows get an address; those that get none stay on the host.
         holding = np.unique(np.concatenate([slots[: changes["n_rows"]] // 16, copies[:, 1]]))
         self._place(holding[self._addresses[holding] == 0])
-        coming, *fetched = self._fetched()
+        coming, fetched, nulls = self._fetched()
         is_there = self._addresses[copies] != 0
         is_row_there = self._addresses[moves // 16] != 0
         is_there[:, 0] &= ~np.isin(copies[:, 0], coming)
@@ -319,7 +322,8 @@ class Mirror:
         is_held = self._addresses[slots // 16] != 0
         n_rows = int(is_held[: changes["n_rows"]].sum())
         kept = (copies[is_there.all(1)], moves[is_row_there.all(1)], slots[is_held], n_rows)
-        rows = Rows(*kept, *fetched)
+        given, vectors = self.given.take(kept[2][:n_rows])
+        rows = Rows(*kept, fetched, nulls, given, vectors)
         moved = np.unique(np.concatenate([np.zeros(0, np.int64), *self._moved]))
         index = np.unique(np.concatenate([banks[:, 0], *self._judged]))
         self._moved, self._judged = [], []

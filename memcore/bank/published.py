@@ -33,6 +33,8 @@ class Rows(NamedTuple):
         fetched: (n, 5), where whole pages go and where the device finds them in the host's memory,
             as `fetch_pages` takes it; last of all.
         nulls: (n_columns, 2), of the columns of those.
+        given: (n_written,), which of vectors a row is; -1 for what the host sends.
+        vectors: a matrix on the device, or None.
     """
 
     copies: Ints
@@ -41,6 +43,8 @@ class Rows(NamedTuple):
     n_written: int
     fetched: Ints
     nulls: Ints
+    given: Ints
+    vectors: Any
 
 
 class Published:
@@ -115,19 +119,29 @@ class Published:
         names = ("heads", "tables", "addresses")
         at, *others = (tables[name].data_ptr() for name in names)
         root = np.array([at, len(tables["heads"]), *others])
-        n_first = min(rows.n_written, self._n_at_once)
-        first = np.concatenate([slots[:n_first], slots[rows.n_written :]])
+        is_given = rows.given >= 0
+        sent_slots = slots[: rows.n_written][~is_given]
+        n_first = min(len(sent_slots), self._n_at_once)
+        first = np.concatenate([sent_slots[:n_first], slots[rows.n_written :]])
         pages = [rows.copies, rows.moves, rows.fetched, rows.nulls]
         named = [*addresses, *entries, *heads, root, *pages]
-        written, sent = self._send(slots[:n_first], [first, *named])
+        written, sent = self._send(sent_slots[:n_first], [first, *named])
         directory = tables["addresses"]
         directory[sent[0]] = sent[1]
         self._kernels.copy_pages(layout, self.root, directory, sent[7])
         self._kernels.move_rows(layout, self.root, directory, sent[8])
         self._write(written)
-        for begin in range(n_first, rows.n_written, self._n_at_once):
-            part = slots[begin : min(rows.n_written, begin + self._n_at_once)]
+        for begin in range(n_first, len(sent_slots), self._n_at_once):
+            part = sent_slots[begin : begin + self._n_at_once]
             written, _ = self._send(part, [part])
+            self._write(written)
+        given_slots, given = slots[: rows.n_written][is_given], rows.given[is_given]
+        for begin in range(0, len(given), self._n_at_once):
+            end = begin + self._n_at_once
+            part, which = given_slots[begin:end], given[begin:end]
+            written, [chosen] = self._send(part, [part, which], has_rows=False)
+            there = rows.vectors[chosen].to(getattr(self._torch, layout.dtype))
+            written[-1] = there.view(self._torch.uint8)
             self._write(written)
         self._fetch_pages(layout, self.root, sent[9], sent[10])
         if layout.books is not None:
@@ -145,21 +159,23 @@ class Published:
             slots = written[0][: len(written[1])]
             self._write_norms(layout, self.root, directory[slots // 16] * 16 + slots % 16)
 
-    def _send(self, slots: Ints, arrays: list[Ints]) -> tuple[list[Any], list[Any]]:
+    def _send(
+        self, slots: Ints, arrays: list[Ints], has_rows: bool = True
+    ) -> tuple[list[Any], list[Any]]:
         """The rows in slots (n,), as the first of arrays and their ids, cells, bytes; the rest.
 
-        All travels as one parcel.
+        All travels as one parcel. Without rows, of the bytes there are none.
         """
         layout, n = self._layout, len(slots)
         parcel = self._sender.parcel(
             *((each.shape, np.int64) for each in arrays),
             ((n,), np.int64),
             ((len(layout.kinds), n), np.int64),
-            ((n, layout.row_bytes), np.uint8),
+            ((n * has_rows, layout.row_bytes), np.uint8),
         )
         for room, each in zip(parcel.rooms, arrays, strict=False):
             room[...] = each
         ids, cells, rows = parcel.rooms[len(arrays) :]
-        self._pages.read_slots(np.ascontiguousarray(slots), rows, ids, cells)
+        self._pages.read_slots(np.ascontiguousarray(slots), rows if has_rows else None, ids, cells)
         sent = parcel.send()
         return [sent[0], *sent[len(arrays) :]], sent[1 : len(arrays)]

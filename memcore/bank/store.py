@@ -131,9 +131,11 @@ class Store:
             if self.dim is not None:
                 raise ShapeError(f"{op}: vectors is None, should be (…, {self.dim})")
             return None, ()
+        near = vectors if self.mirror is None else arrays.near(vectors)
+        rows, shape = shapes.lead(op, "vectors", arrays.rows(op, "vectors", near, self.dtype))
         if self.mirror is not None:
-            vectors = arrays.near(vectors)
-        return shapes.lead(op, "vectors", arrays.rows(op, "vectors", vectors, self.dtype))
+            self.mirror.given.note(rows, vectors)
+        return rows, shape
 
     def queries(self, op: str, queries: Any) -> tuple[NDArray[Any], tuple[int, ...]]:
         """Queries as (n, dim) for native code, and their shape."""
