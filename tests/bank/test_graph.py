@@ -93,7 +93,7 @@ def test_a_replay_sees_what_was_written_since(rng, monkeypatch):
     asked, handles = torch.tensor(queries, device=DEVICE), torch.tensor(banks, device=DEVICE)
     graph = Graph(monkeypatch, lambda: device.search(handles, asked, 4))
     held = device._store.mirror
-    tables = {name: each.data_ptr() for name, each in held._published._tables.items()}
+    tables = {name: each.data.data_ptr() for name, each in held._published._tables.items()}
     root = held.root.data_ptr()
     assert_hits(graph.now(), cpu.search(banks, queries, 4))
     # Pages, tables and heads outgrow their memory; a shared page is copied; rows move.
@@ -102,7 +102,9 @@ def test_a_replay_sees_what_was_written_since(rng, monkeypatch):
     forks = both("fork", banks, 2)
     both("update", forks[:, 0], np.full(6, 21), queries)
     both("delete", banks[[0, 1, 2]], [3, 7, 0])
-    assert any(each.data_ptr() != tables[name] for name, each in held._published._tables.items())
+    assert any(
+        each.data.data_ptr() != tables[name] for name, each in held._published._tables.items()
+    )
     assert held.root.data_ptr() == root
     assert_hits(graph.now(), cpu.search(banks, queries, 4))
     # The queries' memory is read anew; a bank that was dropped is padding, its place taken or not.
