@@ -47,8 +47,16 @@ def hold(arena, on_cpu, banks, rng):
     assert_hits(host(found), on_cpu.search(banks, queries, 30))
 
 
-@pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("given", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("stored", "given"),
+    [
+        ("float32", torch.float32),
+        ("float16", torch.float32),
+        ("bfloat16", torch.float32),
+        ("float16", torch.bfloat16),
+        ("bfloat16", torch.float16),
+    ],
+)
 def test_rows_are_not_sent_again(stored, given, rng):
     on_cpu, arena, counted = arenas(stored)
     # Halves of the last bit, what is below the smallest normal number, and signed zeros.
@@ -143,6 +151,27 @@ def test_without_memory_rows_are_sent(rng, monkeypatch):
         bank = each.new(1)
         each.add(bank, there(rows))
     assert counted.n_sent == 6
+    hold(arena, on_cpu, bank, rng)
+
+
+def test_without_memory_on_the_device_the_host_answers(rng, monkeypatch):
+    on_cpu, arena, _ = arenas()
+    rows = normal(rng, 6, DIM)
+
+    class Full:
+        def __getitem__(self, _):
+            raise torch.OutOfMemoryError
+
+    given = arena._store.mirror.given
+    monkeypatch.setattr(given, "noted", lambda _: Full())
+    for each in (on_cpu, arena):
+        bank = each.new(1)
+        each.add(bank, rows)
+    hold(arena, on_cpu, bank, rng)
+    assert arena._store.mirror.root.tolist() == [0] * 4
+    monkeypatch.undo()
+    arena.compact()
+    assert arena._store.mirror.root[0] != 0
     hold(arena, on_cpu, bank, rng)
 
 

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 import memcore
+from bank_oracle import World
+from bank_steps import STEPS
 from cases import normal
 from compare import assert_hits
+from walk import Walk
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -92,7 +95,6 @@ def test_cold_banks_are_read_by_the_device(cuda, rng, monkeypatch):
     slots = gathered(arena, monkeypatch)
     queries = normal(rng, len(banks), DIM)
     hold(arena, on_cpu, banks, queries, where={"time": {"ne": None}}, bias="weight")
-    hold(arena, on_cpu, banks[:2], queries[:2], where={"who": None})
     assert slots == []
     # A column that is kept from now on, rows that move, pages that are copied.
     for each in (on_cpu, arena):
@@ -123,6 +125,18 @@ def test_codes_of_cold_banks_are_read_by_the_device(cuda, rng, monkeypatch):
     slots = gathered(arena, monkeypatch)
     hold(arena, on_cpu, banks, normal(rng, 4, DIM))
     assert slots == []
+
+
+@on_host
+def test_random_walk(cuda, rng):
+    steps, weights = list(STEPS), np.array(list(STEPS.values()))
+    # Twelve pages of the walk's rows: rows and ids, norms, six columns.
+    world = World("dot", "float32", device="cuda", device_bytes=12 * (320 + 192 + 128 * 6))
+    world.new(3)
+    source = Walk(rng)
+    for step in rng.choice(len(steps), 60, p=weights / weights.sum()):
+        steps[step](world, source)
+    world.check()
 
 
 @on_host
