@@ -3,13 +3,16 @@
 import torch
 import triton
 
-from . import lookup, nearest, segments
+from . import cards, lookup, nearest, segments
 from .lsh import slack
 from .products import STEP
 from .search import merge, norms, sorted_best, splits
 
 # Rows and codewords of a tile, and rows whose doubts one program settles.
 _ROWS, _WORDS, _SETTLED = 128, 64, 512
+# Components of rows that stay in a program while codewords pass by.
+_RESIDENT = 128
+_MOST_TILES = 1 << 15
 # The most hits that a program keeps in registers.
 _MAX_KEPT = 256
 # What tables, or the keys of all pairs, may take, in numbers; more queries go in turns.
@@ -31,41 +34,40 @@ def assign(
     tile = min(_WORDS, max(16, triton.next_power_of_2(n_words)))
     n_padded = triton.cdiv(n_words, tile) * tile
     wide = codewords.new_zeros((n_padded, triton.cdiv(dim, STEP) * STEP))
-    wide[:n_words, :dim] = codewords
+    squares, roots = norms(codewords)
+    is_finite = squares < torch.inf
+    wide[:n_words, :dim] = torch.where(is_finite[:, None], codewords, 0)
     high = wide.to(torch.bfloat16)
     low = (wide - high.float()).to(torch.bfloat16)
-    squares, roots = norms(codewords)
     halves = codewords.new_full((n_padded,), torch.inf)
-    halves[:n_words] = squares / 2
+    halves[:n_words] = torch.where(is_finite, squares / 2, torch.inf)
     at_once = _ROWS if n >= _ROWS else 16
     is_exact = rows.dtype in (torch.bfloat16, torch.int8)
     doubts = codes.new_empty(n, dtype=torch.int32)
-    nearest.nearest_kernel[(triton.cdiv(n, at_once),)](
-        rows,
-        *rows.stride(),
-        codewords,
-        high,
-        low,
-        halves,
-        roots.max(),
-        # |x.w| sums to at most a quarter of (|x| + |w|)^2; the canonical score and the squares lose
-        # as much as docs/score.md says of l2.
-        slack(dim, is_exact, False) / 4 + (dim / 16 + 40) * 2.0**-23 * (1 + 2.0**-8),
-        codes,
-        scores,
-        doubts,
-        n,
-        n_words,
-        n_padded,
-        dim,
-        wide.shape[1],
-        ROWS_ARE_EXACT=is_exact,
-        M=at_once,
-        N=tile,
-        D=STEP if is_exact else STEP // 2,
-        num_warps=8 if at_once > 16 else 4,
-        enable_fp_fusion=False,
-    )
+    # |x.w| sums to at most a quarter of (|x| + |w|)^2; the canonical score and the squares lose as
+    # much as docs/score.md says of l2.
+    lost = slack(dim, is_exact, False) / 4 + (dim / 16 + 40) * 2.0**-23 * (1 + 2.0**-8)
+    given = (rows, *rows.stride(), codewords, high, low, halves, roots.max(), lost)
+    results = (codes, scores, doubts, n)
+    options = {"ROWS_ARE_EXACT": is_exact, "M": at_once, "N": tile, "enable_fp_fusion": False}
+    grid, padded = (triton.cdiv(n, at_once),), wide.shape[1]
+    stays = at_once > 16 and padded <= _RESIDENT and n_padded // tile <= _MOST_TILES
+    if stays and cards.has_large_memory(rows.device):
+        nearest.resident_nearest_kernel[grid](
+            *given, *results, n_padded, dim, **options, DIM=padded, num_warps=8
+        )
+    else:
+        nearest.nearest_kernel[grid](
+            *given,
+            *results,
+            n_words,
+            n_padded,
+            dim,
+            padded,
+            **options,
+            D=STEP if is_exact else STEP // 2,
+            num_warps=8 if at_once > 16 else 4,
+        )
     scratch = doubts.new_empty(triton.cdiv(n, _SETTLED) * _SETTLED)
     nearest.settle_kernel[(triton.cdiv(n, _SETTLED),)](
         rows,

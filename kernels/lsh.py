@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from . import encode
+from . import cards, encode
 from .products import STEP
 
 # Rows and planes of a tile of the first pass.
@@ -224,11 +224,10 @@ def _rows_at_once(n: int) -> int:
 
 def _resident_programs(device: torch.device) -> int:
     """How many programs with planes of their own fill a card; 0 where they are slower."""
-    if device.type != "cuda":
-        return 2
-    card = torch.cuda.get_device_properties(device)
     # Before sm_90 a product's tile stands in other registers than its words need.
-    return 2 * int(card.multi_processor_count) if card.major >= 9 else 0
+    if not (cards.has_large_memory(device) and cards.is_at_least(device, 9)):
+        return 0
+    return 2 * cards.n_multiprocessors(device)
 
 
 def _columns(is_exact: bool) -> int:

@@ -9,6 +9,49 @@ from .products import TINY, held, pair_sums, products, sizes, two_largest
 
 
 @triton.jit
+def store_nearest(
+    best,
+    second,
+    code,
+    square,
+    rows_ptr,
+    row_stride,
+    column_stride,
+    words_ptr,
+    largest_ptr,
+    slack,
+    codes_ptr,
+    scores_ptr,
+    doubts_ptr,
+    row,
+    is_row,
+    dim,
+    M: tl.constexpr,
+):
+    """Write codes and canonical scores of M rows where estimates are certain, and the doubts."""
+    # Both norms are within a rounding of a sum of squares, which slack has paid for.
+    reach = tl.sqrt(square) + tl.load(largest_ptr)
+    bound = slack * (reach * reach)
+    # False for NaN, and for what is so small that products may underflow or so large that sums may.
+    is_certain = (best - second > 2 * bound) & (bound >= TINY * TINY) & (bound <= 1e36)
+    is_sound = square <= 1.01e36
+    is_asked = is_row & is_certain & is_sound
+    total = pair_sums(
+        rows_ptr + row * row_stride,
+        column_stride,
+        words_ptr + code.to(tl.int64) * dim,
+        1,
+        is_asked,
+        dim,
+        True,
+        M,
+    )
+    tl.store(codes_ptr + row, tl.where(is_asked, code, -1).to(tl.int64), mask=is_row)
+    tl.store(scores_ptr + row, tl.where(is_asked, 0.0 - total, float("-inf")), mask=is_row)
+    tl.store(doubts_ptr + row, (is_sound & (is_certain == 0)).to(tl.int32), mask=is_row)
+
+
+@triton.jit
 def nearest_kernel(
     rows_ptr,
     row_stride,
@@ -73,26 +116,106 @@ def nearest_kernel(
         code = tl.where(top > best, first + at, code)
         best = tl.maximum(best, top)
     _, square = sizes(rows_ptr + row * row_stride, is_row, column_stride, dim, M, D)
-    # Both norms are within a rounding of a sum of squares, which slack has paid for.
-    reach = tl.sqrt(square) + tl.load(largest_ptr)
-    bound = slack * (reach * reach)
-    # False for NaN, and for what is so small that products may underflow or so large that sums may.
-    is_certain = (best - second > 2 * bound) & (bound >= TINY * TINY) & (bound <= 1e36)
-    is_sound = square <= 1.01e36
-    is_asked = is_row & is_certain & is_sound
-    total = pair_sums(
-        rows_ptr + row * row_stride,
+    store_nearest(
+        best,
+        second,
+        code,
+        square,
+        rows_ptr,
+        row_stride,
         column_stride,
-        words_ptr + code.to(tl.int64) * dim,
-        1,
-        is_asked,
+        words_ptr,
+        largest_ptr,
+        slack,
+        codes_ptr,
+        scores_ptr,
+        doubts_ptr,
+        row,
+        is_row,
         dim,
-        True,
         M,
     )
-    tl.store(codes_ptr + row, tl.where(is_asked, code, -1).to(tl.int64), mask=is_row)
-    tl.store(scores_ptr + row, tl.where(is_asked, 0.0 - total, float("-inf")), mask=is_row)
-    tl.store(doubts_ptr + row, (is_sound & (is_certain == 0)).to(tl.int32), mask=is_row)
+
+
+@triton.jit
+def resident_nearest_kernel(
+    rows_ptr,
+    row_stride,
+    column_stride,
+    words_ptr,
+    high_ptr,
+    low_ptr,
+    halves_ptr,
+    largest_ptr,
+    slack,
+    codes_ptr,
+    scores_ptr,
+    doubts_ptr,
+    n_rows,
+    n_padded,
+    dim,
+    ROWS_ARE_EXACT: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    DIM: tl.constexpr,
+):
+    """As `nearest_kernel`, for rows of at most DIM components: they stay, and codewords pass by.
+
+    Each place of a tile keeps its own best and second, so that rows are looked across once, at the
+    end. There are at most 2^15 tiles of codewords.
+    """
+    row = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
+    is_row = row < n_rows
+    component = tl.arange(0, DIM)
+    x = tl.load(
+        rows_ptr + row[:, None] * row_stride + component[None, :] * column_stride,
+        mask=is_row[:, None] & (component < dim)[None, :],
+        other=0,
+    ).to(tl.float32)  # (M, DIM)
+    square = tl.sum(x * x, 1)
+    # False for NaN.
+    x = tl.where((square <= 1.01e36)[:, None], x, 0.0)
+    near = x.to(tl.bfloat16)
+    rest = (x - near.to(tl.float32)).to(tl.bfloat16)
+    column = tl.arange(0, N)
+    top = tl.full((M, N), float("-inf"), tl.float32)
+    second = tl.full((M, N), float("-inf"), tl.float32)
+    tile = tl.zeros((M, N), tl.int16)
+    for first in range(0, n_padded, N):
+        place = (first + column)[None, :] * DIM + component[:, None]
+        high = tl.load(high_ptr + place)  # (DIM, N)
+        total = tl.zeros((M, N), tl.float32)
+        if not ROWS_ARE_EXACT:
+            total = tl.dot(rest, high, acc=total)
+        total = tl.dot(near, tl.load(low_ptr + place), acc=total)
+        total = tl.dot(near, high, acc=total)
+        estimates = total - tl.load(halves_ptr + first + column)[None, :]
+        # NaN, where a sum overflowed, is of rows that the bound refuses.
+        here = tl.full((M, N), first // N, tl.int16)
+        tile = tl.where(estimates > top, here, tile)
+        second = tl.maximum(second, tl.minimum(top, estimates))
+        top = tl.maximum(top, estimates)
+    best, at, other = two_largest(top, column, float("-inf"))
+    code = tl.sum(tl.where(column[None, :] == at[:, None], tile.to(tl.int32), 0), 1) * N + at
+    store_nearest(
+        best,
+        tl.maximum(other, tl.max(second, 1)),
+        code,
+        square,
+        rows_ptr,
+        row_stride,
+        column_stride,
+        words_ptr,
+        largest_ptr,
+        slack,
+        codes_ptr,
+        scores_ptr,
+        doubts_ptr,
+        row,
+        is_row,
+        dim,
+        M,
+    )
 
 
 @triton.jit

@@ -42,7 +42,7 @@ def test_assign_is_the_definition(n, n_codes, dim, rng):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
 def test_assign_of_every_dtype_and_stride(dtype, rng):
-    rows = (tensor(normal(rng, 40, 40)) * 20).to(getattr(torch, dtype))[::2, ::2]
+    rows = (tensor(normal(rng, 280, 40)) * 20).to(getattr(torch, dtype))[::2, ::2]
     words = normal(rng, 30, 20)
     codes, scores = host(ops.assign(rows, tensor(words), backend="triton"))
     expected = reference.assign(rows.float().cpu().numpy(), words)
@@ -72,14 +72,17 @@ def test_assign_at_the_edges_of_the_bound(kind, rng):
         rows[::2] = words[rng.integers(0, 70, 20)]
     if kind == "mixed":
         words *= (10.0 ** rng.uniform(-6, 6, (70, 1))).astype(np.float32)
+    # Few rows, and so many that rows stay and codewords pass by.
     assert_assigned(rows, words)
+    assert_assigned(np.tile(rows, (4, 1))[:130], words)
 
 
-def test_assign_leaves_out_what_has_no_answer(rng):
-    rows, words = normal(rng, 20, 8), normal(rng, 30, 8)
+@pytest.mark.parametrize("n", [20, 140])
+def test_assign_leaves_out_what_has_no_answer(n, rng):
+    rows, words = normal(rng, n, 8), normal(rng, 30, 8)
     rows[3], rows[11] = np.nan, 1e30
     words[5, 2], words[9, 1] = np.nan, np.inf
-    sound = np.delete(np.arange(20), [3, 11])
+    sound = np.delete(np.arange(n), [3, 11])
     codes, scores = host(ops.assign(tensor(rows), tensor(words), backend="triton"))
     expected = reference.assign(rows[sound], words)
     np.testing.assert_array_equal(codes[sound], expected[0])

@@ -47,6 +47,16 @@ def _variants() -> dict[str, Variant]:
                 255,
                 multiplies=multiplies,
             )
+            if n_rows > 16:
+                names = ("n_words", "dim_padded")
+                found[f"nearest of few components, {dtype}"] = Variant(
+                    "nearest.resident_nearest_kernel",
+                    {k: v for k, v in {**_NEAREST, "rows_ptr": rows}.items() if k not in names},
+                    {"ROWS_ARE_EXACT": is_exact, "M": 128, "N": 64, "DIM": 128},
+                    {"num_warps": 8, **NO_FUSION},
+                    255,
+                    multiplies=multiplies,
+                )
     found["settle nearest"] = Variant(
         "nearest.settle_kernel",
         {**_ASSIGN, "scratch_ptr": INTS},
