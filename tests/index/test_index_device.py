@@ -20,6 +20,8 @@ from device_banks import DEVICE, host, tensor  # noqa: E402
 DIM = 6
 N_ROWS = 40
 FIELDS = {"t": "int64", "w": "float64"}
+# Rows, ids and norms, two fields and the numbers of payloads.
+PAGE_BYTES = 16 * (4 * DIM + 12 + 8 * 3)
 
 
 def some(rng, n):
@@ -251,3 +253,29 @@ def test_threads_write_and_read_side_by_side(index, rng):
     ids = device.ids(bank)
     found = host(device.search(bank, queries, len(ids), recall=1.0))[1]
     assert np.sort(found[0]).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("index", "n_pages"), [(IVF(list_rows=6), 8), (memcore.LSH(DIM, 4, 3, seed=2), 4)], ids=str
+)
+def test_banks_are_fetched_ahead_and_memory_is_given_back(index, n_pages, rng):
+    pair = Pair(rng, index, device_bytes=n_pages * PAGE_BYTES)
+    device, mirror = pair.arenas[1], pair.arenas[1]._store.mirror
+    assert mirror.is_limited
+    if isinstance(index, IVF):
+        first = device._store.pages._members.partitions[pair.banks[0].item()]
+        hidden = first.lists[first.places]
+    else:
+        hidden = pair.banks[:1]
+    device.prefetch(pair.banks[:1])
+    assert not mirror._cold[hidden & 0xFFFFFFFF].any()
+    pair.search(pair.banks[:1], some(rng, 1), 3, ["tensors"])
+    held = device.device_nbytes
+    assert held >= mirror.nbytes
+    assert (held > mirror.nbytes) == isinstance(index, IVF)
+    with pytest.raises(NotFoundError, match=r"^prefetch: "):
+        device.prefetch([1 << 40])
+    for arena in pair.arenas:
+        arena.drop(pair.banks[1])
+        arena.compact()
+    pair.search(pair.banks[[0, 2]], some(rng, 2), 3, ["numpy"])
