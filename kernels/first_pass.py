@@ -15,6 +15,8 @@ from . import groups, shadow
 # What the bounds of all pages may take, in bytes; more queries go in turns.
 WORKSPACE = 1 << 28
 _TILE_ROWS = groups.TILE_PAGES * 16
+# Of so many tiles, counted for each block of queries, a program takes several.
+_PROGRAMS, _TILES = 1 << 13, 16
 # A program looks at all tiles of a query: 2^14 of them.
 MOST_KEYS = _TILE_ROWS << 14
 
@@ -25,7 +27,7 @@ class Shadow:
 
     Attributes:
         codes: (n_rows, dim_padded) int8.
-        terms: (2, n_rows) float32, factor and beta of each key.
+        terms: (2, n_rows) float32, factor and beta; see `shadow.write_shadow`.
         page_terms: (2, n_rows // 16) float32, epsilon and nu of each page.
         n_keys: how many of the rows are keys.
         dim: of a key.
@@ -96,7 +98,7 @@ def choose(
     shadow_of_keys: Shadow,
     width: int,
     metric: str,
-    has_beta: bool,
+    is_weighed: bool,
     is_open: bool,
 ) -> Chosen:
     """Bound every page of keys for each query, and choose the best pages.
@@ -106,7 +108,7 @@ def choose(
         shadow_of_keys: written.
         width: hits of a query, 256 at most.
         metric: "dot", "cosine" or "l2".
-        has_beta: beta is not 0 everywhere.
+        is_weighed: as the shadow was written.
         is_open: every key with a bound may be returned, at its score.
     """
     n_queries, dim = queries.shape
@@ -135,7 +137,11 @@ def choose(
     pages = terms.new_empty((n_queries, n_tiles * groups.TILE_PAGES), dtype=torch.int32)
     tiles = terms.new_empty((n_queries, n_tiles), dtype=torch.int32)
     n_at_once = 16 if n_queries <= 16 else 128
-    groups.maxima_kernel[(n_tiles, triton.cdiv(n_queries, n_at_once))](
+    n_blocks = triton.cdiv(n_queries, n_at_once)
+    each = 1
+    if not is_weighed and n_blocks * n_tiles >= _PROGRAMS and _has_wide_products(codes.device):
+        each = _TILES
+    groups.maxima_kernel[(n_blocks, triton.cdiv(n_tiles, each))](
         query_codes,
         slope,
         a,
@@ -147,13 +153,13 @@ def choose(
         pages,
         tiles,
         n_queries,
-        shadow_of_keys.n_keys,
         n_tiles,
         DIM=padded,
-        HAS_BETA=has_beta,
+        IS_WEIGHED=is_weighed,
         Q=n_at_once,
         PAGES=groups.TILE_PAGES,
-        D=64,
+        D=padded if padded <= 128 else 64,
+        TILES=each,
         num_warps=8 if n_at_once > 16 else 4,
     )
     n_chosen = max(32, 4 * triton.next_power_of_2(width))
@@ -170,6 +176,7 @@ def choose(
         tile_ids,
         page_ids,
         rest,
+        shadow_of_keys.n_keys,
         n_tiles,
         width,
         dim,
@@ -182,6 +189,14 @@ def choose(
         enable_fp_fusion=False,
     )
     return Chosen(page_ids, rest, squares, is_bounded)
+
+
+def _has_wide_products(device: torch.device) -> bool:
+    """Whether a product leaves room in the registers for the next tile: on Hopper alone.
+
+    Elsewhere a loop over tiles would take twice the registers, and half the programs fit.
+    """
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] == 9
 
 
 def finish(

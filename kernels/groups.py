@@ -30,49 +30,57 @@ def maxima_kernel(
     pages_ptr,
     tiles_ptr,
     n_queries,
-    n_keys,
     n_tiles,
     DIM: tl.constexpr,
-    HAS_BETA: tl.constexpr,
+    IS_WEIGHED: tl.constexpr,
     Q: tl.constexpr,
     PAGES: tl.constexpr,
     D: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """Upper bounds, as keys: pages (n_queries, n_tiles * PAGES) and tiles (n_queries, n_tiles)."""
+    """Upper bounds, as keys: pages (n_queries, n_tiles * PAGES) and tiles (n_queries, n_tiles).
+
+    A program holds Q queries and takes TILES tiles; those that run side by side take the same ones.
+    """
     N: tl.constexpr = PAGES * 16
-    tile = tl.program_id(0).to(tl.int64)
-    query = tl.program_id(1).to(tl.int64) * Q + tl.arange(0, Q)
+    query = tl.program_id(0).to(tl.int64) * Q + tl.arange(0, Q)
     is_query = query < n_queries
-    row = tile * N + tl.arange(0, N)
-    products = tl.zeros((Q, N), tl.int32)
-    for begin in range(0, DIM, D):
-        column = begin + tl.arange(0, D)
-        q = tl.load(
-            query_codes_ptr + query[:, None] * DIM + column[None, :],
-            mask=is_query[:, None],
-            other=0,
-        )  # (Q, D)
-        k = tl.load(key_codes_ptr + row[None, :] * DIM + column[:, None])  # (D, N)
-        products = tl.dot(q, k, acc=products, out_dtype=tl.int32)
-    slope = tl.load(slope_ptr + query, mask=is_query, other=0)
-    estimates = products.to(tl.float32) * tl.load(factor_ptr + row)[None, :]
-    if HAS_BETA:
-        estimates = estimates * slope[:, None] + tl.load(beta_ptr + row)[None, :]
-    elif (tile + 1) * N > n_keys:
-        estimates = tl.where((row < n_keys)[None, :], estimates, float("-inf"))
-    best = tl.max(tl.reshape(estimates, (Q, PAGES, 16)), 2)
-    if not HAS_BETA:
-        best = best * slope[:, None]
-    page = tile * PAGES + tl.arange(0, PAGES)
-    a = tl.load(a_ptr + query, mask=is_query, other=0)
-    c = tl.load(c_ptr + query, mask=is_query, other=0)
-    base = tl.load(base_ptr + query, mask=is_query, other=0)
-    hidden = a[:, None] * tl.load(epsilon_ptr + page)[None, :]
-    hidden = hidden + c[:, None] * tl.load(nu_ptr + page)[None, :]
-    upper = to_key(best + hidden + base[:, None] + 0.0)  # (Q, PAGES)
-    place = query[:, None] * (n_tiles * PAGES) + page[None, :]
-    tl.store(pages_ptr + place, upper, mask=is_query[:, None])
-    tl.store(tiles_ptr + query * n_tiles + tile, tl.max(upper, 1), mask=is_query)
+    own = query_codes_ptr + query[:, None] * DIM
+    if D == DIM:
+        q = tl.load(own + tl.arange(0, D)[None, :], mask=is_query[:, None], other=0)  # (Q, D)
+    begin = tl.program_id(1) * TILES
+    for turn in range(0, 1 if TILES == 1 else tl.minimum(TILES, n_tiles - begin)):
+        tile = begin + turn
+        row = tile.to(tl.int64) * N + tl.arange(0, N)
+        keys = key_codes_ptr + row[None, :] * DIM
+        if D == DIM:
+            k = tl.load(keys + tl.arange(0, D)[:, None])  # (D, N)
+            products = tl.dot(q, k, out_dtype=tl.int32)
+        else:
+            products = tl.zeros((Q, N), tl.int32)
+            for first in range(0, DIM, D):
+                column = first + tl.arange(0, D)
+                q = tl.load(own + column[None, :], mask=is_query[:, None], other=0)
+                k = tl.load(keys + column[:, None])
+                products = tl.dot(q, k, acc=products, out_dtype=tl.int32)
+        slope = tl.load(slope_ptr + query, mask=is_query, other=0)
+        page = tile * PAGES + tl.arange(0, PAGES)
+        if IS_WEIGHED:
+            estimates = products.to(tl.float32) * tl.load(factor_ptr + row)[None, :]
+            estimates = estimates * slope[:, None] + tl.load(beta_ptr + row)[None, :]
+            best = tl.max(tl.reshape(estimates, (Q, PAGES, 16)), 2)
+        else:
+            best = tl.max(tl.reshape(products, (Q, PAGES, 16)), 2).to(tl.float32)
+            best = best * tl.load(factor_ptr + page)[None, :] * slope[:, None]
+        a = tl.load(a_ptr + query, mask=is_query, other=0)
+        c = tl.load(c_ptr + query, mask=is_query, other=0)
+        base = tl.load(base_ptr + query, mask=is_query, other=0)
+        hidden = a[:, None] * tl.load(epsilon_ptr + page)[None, :]
+        hidden = hidden + c[:, None] * tl.load(nu_ptr + page)[None, :]
+        upper = to_key(best + hidden + base[:, None] + 0.0)  # (Q, PAGES)
+        place = query[:, None] * (n_tiles * PAGES) + page[None, :]
+        tl.store(pages_ptr + place, upper, mask=is_query[:, None])
+        tl.store(tiles_ptr + query * n_tiles + tile, tl.max(upper, 1), mask=is_query)
 
 
 @triton.jit
@@ -118,6 +126,7 @@ def select_kernel(
     tile_ids_ptr,
     page_ids_ptr,
     rest_ptr,
+    n_keys,
     n_tiles,
     k,
     dim,
@@ -150,7 +159,9 @@ def select_kernel(
         tile_ids_ptr + query * P + place // PAGES, mask=place < n_chosen * PAGES, other=-1
     )
     page = held * PAGES + place % PAGES
-    upper = tl.load(pages_ptr + query * n_tiles * PAGES + page, mask=held >= 0, other=NOTHING)
+    # The last tile may have pages without keys.
+    is_page = (held >= 0) & (page * 16 < n_keys)
+    upper = tl.load(pages_ptr + query * n_tiles * PAGES + page, mask=is_page, other=NOTHING)
     is_chosen, other = chosen(upper, P, N)
     is_kept = is_chosen
     if IS_OPEN:

@@ -33,6 +33,7 @@ def paged_keys_kernel(
     ids_at,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
+    IS_WEIGHED: tl.constexpr,
 ):
     """The shadow of a page of a bank, as `shadow.keys_kernel`.
 
@@ -41,11 +42,13 @@ def paged_keys_kernel(
         steps_ptr, constants_ptr, ends_ptr: a condition, or None.
         scale, bias: columns, or None.
     """
-    lane = tl.arange(0, LANES)
-    row = tl.program_id(0).to(tl.int64) * LANES + lane
+    row = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     n_rows, table, directory = bank_of(root_ptr, tl.load(handles_ptr))
-    is_row = row < n_rows
-    page = page_of(table, directory, row, is_row)
+    # A page that is not full is filled with copies of the last row.
+    place = tl.minimum(row, n_rows - 1)
+    lane = place % LANES
+    is_row = place >= 0
+    page = page_of(table, directory, place, is_row)
     if ends_ptr is not None:
         is_row = is_row & meets(
             root_ptr, page, lane, is_row, ids_at, steps_ptr, constants_ptr, kinds_ptr,
@@ -61,6 +64,7 @@ def paged_keys_kernel(
         rows_of(root_ptr, page, lane, dim, ITEM),
         row,
         is_row,
+        is_row & (row < n_rows),
         1,
         scales,
         biases,
@@ -72,6 +76,7 @@ def paged_keys_kernel(
         dim,
         dim_padded,
         METRIC,
+        IS_WEIGHED,
     )
 
 

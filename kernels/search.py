@@ -57,6 +57,12 @@ class Filter:
         return self.begins is None and self.named is None and is_product
 
     @property
+    def is_weighed(self) -> bool:
+        """Whether keys of one page differ by more than their product with the query."""
+        given = (self.scale, self.bias, self.mask)
+        return self.metric == "l2" or any(each is not None for each in given)
+
+    @property
     def is_open(self) -> bool:
         """Whether every key with a sound bound may be returned, at its score."""
         weighs = self.scale is not None or self.bias is not None
@@ -314,6 +320,7 @@ def _search_groups(
         dim,
         room.codes.shape[1],
         METRIC=filter.metric,
+        IS_WEIGHED=filter.is_weighed,
         enable_fp_fusion=False,
     )
     for part in room.turns(len(queries)):
@@ -333,8 +340,7 @@ def _search_turn(
     ids: torch.Tensor,
 ) -> None:
     width = scores.shape[1]
-    has_beta = filter.metric == "l2" or filter.bias is not None or filter.mask is not None
-    weighs = (filter.metric, has_beta, filter.is_open)
+    weighs = (filter.metric, filter.is_weighed, filter.is_open)
     pages = choose(queries, shadow_of_keys, width, *weighs)
     finals = pages.finals()
     groups.rescore_kernel[pages.grid](

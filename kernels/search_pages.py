@@ -195,6 +195,8 @@ def _search_groups(
     """Bound every page of one bank, score the best ones, and scan for the queries in doubt."""
     layout, root, kinds, _ = pages
     room = Shadow.of(scores, n_rows, layout.dim)
+    weights = (limits.scale, limits.bias, limits.conditions)
+    is_weighed = metric == "l2" or any(each is not None for each in weights)
     paged_groups.paged_keys_kernel[(room.n_pages,)](
         root,
         handle,
@@ -208,12 +210,12 @@ def _search_groups(
         layout.ids_at,
         METRIC=metric,
         ITEM=layout.item,
+        IS_WEIGHED=is_weighed,
         enable_fp_fusion=False,
     )
-    has_beta = metric == "l2" or limits.bias is not None or limits.conditions is not None
     for part in room.turns(len(queries)):
         asked, hits = queries[part], (scores[part], ids[part])
-        chosen = choose(asked, room, scores.shape[1], metric, has_beta, limits.is_open)
+        chosen = choose(asked, room, scores.shape[1], metric, is_weighed, limits.is_open)
         finals = _rescore(pages, handle, asked, chosen, metric, limits)
         *best, needed = finish(chosen, *finals, scores.shape[1], limits.low)
         some = None if widths is None else widths[part]

@@ -3,10 +3,11 @@
 The bound on the final score of query q and key j (docs/score.md, "The certificate") has one form
 for every metric, with scale, bias and mask folded in:
 
-    upper = slope[q] * factor[j] * I + beta[j] + A[q] * epsilon[j] + C[q] * nu[j] + base[q]
+    upper = slope[q] * factor[j] * I + beta[j] + A[q] * epsilon[p] + C[q] * nu[p] + base[q]
 
-where I is the integer product of the codes, and the last three terms are what quantisation may
-hide.
+where I is the integer product of the codes, p is the page of 16 keys that holds j, and the last
+three terms are what quantisation may hide. Where keys are not weighed, the factor is the page's:
+then its best bound is that of its largest I, and its keys need no multiplication.
 """
 
 import triton
@@ -20,12 +21,10 @@ _HUGE: tl.constexpr = tl.constexpr(2.0**120)
 
 
 @triton.jit
-def quantise(rows, is_row, column_stride, codes, dim, dim_padded, N: tl.constexpr):
-    """Write codes (N, dim_padded) of N rows given by pointer; zeros where a row has no shadow.
+def measured(rows, is_row, column_stride, dim, N: tl.constexpr):
+    """Of N rows given by pointer: the canonical square, the largest size of a component, soundness.
 
-    Returns:
-        The step, the canonical square of the row and of what the codes leave out, and whether the
-        row has a shadow: it is finite, not too large, and zero or not tiny. All (N,).
+    A row is sound, and may have a shadow, if it is finite, not too large, and zero or not tiny.
     """
     lane = tl.arange(0, 16)
     lanes = tl.zeros((N, 16), tl.float32)
@@ -42,15 +41,25 @@ def quantise(rows, is_row, column_stride, codes, dim, dim_padded, N: tl.constexp
     square = fold(lanes, N)
     most = tl.max(largest, 1)
     # False for NaN.
-    is_sound = (square <= 1e36) & ((most >= 2.0**-60) | (most == 0))
-    step = tl.where(is_sound, most / 127, 0.0)
-    divisor = tl.where(step > 0, step, 1.0)
+    return square, most, (square <= 1e36) & ((most >= 2.0**-60) | (most == 0))
+
+
+@triton.jit
+def encode(rows, is_row, column_stride, step, codes, dim, dim_padded, N: tl.constexpr):
+    """Write codes (N, dim_padded) of N rows in steps (N,); zeros where the step is 0.
+
+    Returns:
+        The canonical square of what the codes leave out, (N,).
+    """
+    lane = tl.arange(0, 16)
+    has_codes = is_row & (step > 0)
+    divisor = tl.where(has_codes, step, 1.0)
     lanes = tl.zeros((N, 16), tl.float32)
     for begin in range(0, dim_padded, 16):
         column = begin + lane
         x = tl.load(
             rows[:, None] + column[None, :] * column_stride,
-            mask=(is_row & is_sound)[:, None] & (column < dim)[None, :],
+            mask=has_codes[:, None] & (column < dim)[None, :],
             other=0,
         ).to(tl.float32)  # (N, 16)
         code = tl.floor(x / divisor[:, None] + 0.5)
@@ -58,7 +67,7 @@ def quantise(rows, is_row, column_stride, codes, dim, dim_padded, N: tl.constexp
         left = x - code * step[:, None]
         lanes = lanes + left * left
         tl.store(codes[:, None] + column[None, :], code.to(tl.int8), mask=is_row[:, None])
-    return step, square, fold(lanes, N), is_sound
+    return fold(lanes, N)
 
 
 @triton.jit
@@ -66,6 +75,7 @@ def write_shadow(
     rows,
     row,
     is_row,
+    is_key,
     column_stride,
     scale,
     bias,
@@ -77,30 +87,40 @@ def write_shadow(
     dim,
     dim_padded,
     METRIC: tl.constexpr,
+    IS_WEIGHED: tl.constexpr,
 ):
     """Write the shadow of the page of this program: of 16 keys given by pointer.
 
     Args beside arrays:
-        row, is_row: (16,) where their terms go, and which of them may be returned; the others get
-            beta -inf: no bound of theirs is above it.
+        row, is_row: (16,) where their terms go, and which of them can be read.
+        is_key: (16,) which may be returned. Where keys are weighed the others get beta -inf: no
+            bound of theirs is above it. Elsewhere they must be copies of keys of this page, or the
+            page of none.
         scale, bias: (16,) float32, or None.
+        IS_WEIGHED: each key has a factor and a beta; else the page has one factor, which its
+            largest key would have by itself, and beta is 0.
     """
-    step, square, left, is_sound = quantise(
-        rows, is_row, column_stride, codes_ptr + row * dim_padded, dim, dim_padded, 16
-    )
+    square, most, is_sound = measured(rows, is_row, column_stride, dim, 16)
     norm = tl.sqrt_rn(square)
+    unit = tl.full((16,), 1.0, tl.float32)
+    if METRIC == "cosine":
+        unit = tl.where(norm > 0, norm, 1.0)
+    step = tl.where(is_sound & is_row, most / 127, 0.0)
+    if not IS_WEIGHED:
+        shared = tl.max(step / unit, 0)
+        step = tl.where(is_sound & (norm > 0), shared * unit, 0.0)
+    codes = codes_ptr + row * dim_padded
+    left = encode(rows, is_row, column_stride, step, codes, dim, dim_padded, 16)
     rounding = (dim / 16 + 8) * 2.0**-24
     error = tl.sqrt_rn(left) * (1 + rounding) + 2.0**-21 * norm
     error = (error + tl.sqrt_rn(dim.to(tl.float32)) * 2.0**-74) * (1 + 2.0**-20)
     # A lower bound on what beta hides when products underflow.
     error = error + 2.0**-70
-    factor = step
+    factor = step / unit
     beta = tl.zeros((16,), tl.float32)
     nu = norm
     if METRIC == "cosine":
-        divisor = tl.where(norm > 0, norm, 1.0)
-        factor = factor / divisor
-        error = tl.where(norm > 0, error / divisor, 0.0)
+        error = tl.where(norm > 0, error / unit, 0.0)
         nu = tl.full((16,), 1.0, tl.float32)
     elif METRIC == "l2":
         # What the canonical sum and two squared norms may lose together.
@@ -118,8 +138,11 @@ def write_shadow(
     error = tl.where(is_sound, error * (1 + 2.0**-18), float("inf"))
     nu = tl.where(is_sound, nu * (1 + 2.0**-18), 0.0)
     page = tl.program_id(0)
-    tl.store(factor_ptr + row, tl.where(is_row & is_sound, factor, 0.0))
-    tl.store(beta_ptr + row, tl.where(is_row, tl.where(is_sound, beta, 0.0), float("-inf")))
+    if IS_WEIGHED:
+        tl.store(factor_ptr + row, tl.where(is_key & is_sound, factor, 0.0))
+        tl.store(beta_ptr + row, tl.where(is_key, tl.where(is_sound, beta, 0.0), float("-inf")))
+    else:
+        tl.store(factor_ptr + page, shared)
     tl.store(epsilon_ptr + page, tl.max(tl.where(is_row, error, 0.0), 0))
     tl.store(nu_ptr + page, tl.max(tl.where(is_row, nu, 0.0), 0))
 
@@ -142,25 +165,26 @@ def keys_kernel(
     dim,
     dim_padded,
     METRIC: tl.constexpr,
+    IS_WEIGHED: tl.constexpr,
 ):
-    """The shadow of a page of 16 keys: codes, factor and beta of each, epsilon and nu of the page.
-
-    Places beyond n_keys, and masked ones, may not be returned.
-    """
+    """The shadow of a page of 16 keys, see `write_shadow`; masked ones may not be returned."""
     row = tl.program_id(0).to(tl.int64) * 16 + tl.arange(0, 16)
-    is_row = row < n_keys
+    # A page that is not full is filled with copies of the last key.
+    place = tl.minimum(row, n_keys - 1)
+    is_row = place >= 0
     if mask_ptr is not None:
-        is_row = is_row & tl.load(mask_ptr + row * mask_stride, mask=is_row, other=0).to(tl.int1)
+        is_row = is_row & tl.load(mask_ptr + place * mask_stride, mask=is_row, other=0).to(tl.int1)
     scale = scale_ptr
     if scale_ptr is not None:
-        scale = tl.load(scale_ptr + row, mask=is_row, other=1)
+        scale = tl.load(scale_ptr + place, mask=is_row, other=1)
     bias = bias_ptr
     if bias_ptr is not None:
-        bias = tl.load(bias_ptr + row, mask=is_row, other=0)
+        bias = tl.load(bias_ptr + place, mask=is_row, other=0)
     write_shadow(
-        keys_ptr + row * row_stride,
+        keys_ptr + place * row_stride,
         row,
         is_row,
+        is_row & (row < n_keys),
         column_stride,
         scale,
         bias,
@@ -172,6 +196,7 @@ def keys_kernel(
         dim,
         dim_padded,
         METRIC,
+        IS_WEIGHED,
     )
 
 
@@ -196,15 +221,10 @@ def queries_kernel(
     """The codes and bounds of N queries; is_bounded says where a first pass proves anything."""
     query = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
     is_query = query < n_queries
-    step, square, left, is_sound = quantise(
-        queries_ptr + query * row_stride,
-        is_query,
-        column_stride,
-        codes_ptr + query * dim_padded,
-        dim,
-        dim_padded,
-        N,
-    )
+    rows, codes = queries_ptr + query * row_stride, codes_ptr + query * dim_padded
+    square, most, is_sound = measured(rows, is_query, column_stride, dim, N)
+    step = tl.where(is_sound, most / 127, 0.0)
+    left = encode(rows, is_query, column_stride, step, codes, dim, dim_padded, N)
     norm = tl.sqrt_rn(square)
     rounding = (dim / 16 + 64) * 2.0**-24
     size = norm.to(tl.float64)

@@ -23,7 +23,7 @@ TABLE = HERE / "kernels" / "table.json"
 KERNELS = HERE.parent / "kernels"
 sys.path.insert(0, str(HERE))
 
-from kernel_variants import ARCHITECTURES, VARIANTS  # noqa: E402
+from kernel_variants import VARIANTS  # noqa: E402
 
 # Counted in the disassembly: multiplies, fused floats, local memory, and what the rest is made of.
 COUNTED = ("IMMA", "IGMMA", "HMMA", "HGMMA", "UTCHMMA", "FFMA", "POPC", "ATOMS")
@@ -125,7 +125,7 @@ def measure(names):
     return {
         name: {
             "digest": digest(name),
-            **{f"sm_{each}": build(name, each) for each in ARCHITECTURES},
+            **{f"sm_{each}": build(name, each) for each in VARIANTS[name].architectures},
         }
         for name in names
     }

@@ -3,9 +3,9 @@
 from importlib import import_module
 from pathlib import Path
 
-from variants.variant import ARCHITECTURES, Variant
+from variants.variant import Variant
 
-__all__ = ["ARCHITECTURES", "VARIANTS"]
+__all__ = ["VARIANTS"]
 
 _FAMILIES = sorted(path.stem for path in (Path(__file__).parent / "variants").glob("*.py"))
 VARIANTS: dict[str, Variant] = {}

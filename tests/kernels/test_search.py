@@ -106,6 +106,20 @@ def test_a_k_that_is_sorted(name, rng):
     assert_hits(found, expected)
 
 
+@pytest.mark.parametrize(("metric", "dim"), [("dot", 70), ("cosine", 40)])
+def test_programs_that_take_many_tiles_each(metric, dim, rng, monkeypatch):
+    monkeypatch.setattr(kernels.first_pass, "_PROGRAMS", 1)
+    monkeypatch.setattr(kernels.first_pass, "_TILES", 2)
+    queries, keys = normal(rng, 3, dim), normal(rng, 300, dim)
+    # The last page is not full, and all scores of its keys are below zero.
+    queries[0] = np.abs(queries[0])
+    keys[288:] = -np.abs(keys[288:])
+    keys[5], keys[40, 3], keys[41, 3] = 0, np.nan, 1e20
+    for rows in (keys, keys[288:]):
+        expected = reference.search(queries, rows, 5, metric=metric)
+        assert_hits(run(tensor(queries), tensor(rows), 5, True, metric), expected)
+
+
 def test_a_query_that_may_not_be_asked_finds_nothing(rng):
     queries, keys = normal(rng, 20, 30), normal(rng, 200, 30)
     queries[3, 5], queries[7, 0], queries[11, 2] = np.nan, np.inf, 1e19

@@ -82,7 +82,7 @@ def _variants() -> dict[str, Variant]:
                 **dict.fromkeys(("factor_ptr", "beta_ptr", "epsilon_ptr", "nu_ptr"), FLOATS),
                 **dict.fromkeys(("dim", "dim_padded", "ids_at"), "i32!"),
             },
-            {"METRIC": metric, "ITEM": item},
+            {"METRIC": metric, "ITEM": item, "IS_WEIGHED": metric != "dot"},
             options,
             80,
         )
@@ -108,7 +108,7 @@ def _variants() -> dict[str, Variant]:
             "scale": "i32",
             "bias": "1",
         },
-        {"METRIC": "dot", "ITEM": tl.float16},
+        {"METRIC": "dot", "ITEM": tl.float16, "IS_WEIGHED": True},
         options,
         80,
     )

@@ -1,6 +1,6 @@
 """The kernels of search, as they are launched."""
 
-from variants.variant import BYTES, FLOATS, INT8, INTS, LONGS, NO_FUSION, Variant
+from variants.variant import ARCHITECTURES, BYTES, FLOATS, INT8, INTS, LONGS, NO_FUSION, Variant
 
 _ROWS = {"row_stride": "i32!", "column_stride": "1"}
 _SIZES = {"dim": "i32!", "dim_padded": "i32!"}
@@ -73,7 +73,7 @@ def _variants() -> dict[str, Variant]:
                 "bias_ptr": None,
                 "n_keys": "i32",
             },
-            {"METRIC": metric},
+            {"METRIC": metric, "IS_WEIGHED": metric == "l2"},
             {"num_warps": 4, **NO_FUSION},
             64,
         )
@@ -151,21 +151,32 @@ def _variants() -> dict[str, Variant]:
         **dict.fromkeys(("beta_ptr", "epsilon_ptr", "nu_ptr"), FLOATS),
         **dict.fromkeys(("query_codes_ptr", "key_codes_ptr"), BYTES),
         **dict.fromkeys(("pages_ptr", "tiles_ptr"), INTS),
-        **dict.fromkeys(("n_queries", "n_keys", "n_tiles"), "i32"),
+        **dict.fromkeys(("n_queries", "n_tiles"), "i32"),
     }
-    for has_beta in (False, True):
-        for n_queries, n_warps in ((16, 4), (128, 8)):
+    for is_weighed in (False, True):
+        for n_queries, n_warps, n_tiles in ((16, 4, 1), (128, 8, 1), (128, 8, 16)):
+            if is_weighed and n_tiles > 1:
+                continue
             # Hopper's wide multiply takes 64 rows at least.
             multiplies = INT8 if n_queries > 16 else {**INT8, 90: "IMMA"}
             for dim in (128, 384):
-                name = f"maxima of {n_queries} queries, dim {dim}" + ", weighted" * has_beta
-                found[name] = Variant(
+                name = f"maxima of {n_queries} queries, dim {dim}" + ", weighted" * is_weighed
+                found[name + ", tile by tile" * (n_tiles > 1)] = Variant(
                     "groups.maxima_kernel",
                     maxima,
-                    {"DIM": dim, "HAS_BETA": has_beta, "Q": n_queries, "PAGES": 8, "D": 64},
+                    {
+                        "DIM": dim,
+                        "IS_WEIGHED": is_weighed,
+                        "Q": n_queries,
+                        "PAGES": 8,
+                        "D": 128 if dim == 128 else 64,
+                        "TILES": n_tiles,
+                    },
                     {"num_warps": n_warps},
-                    160,
+                    # Two programs fit.
+                    136 if n_tiles == 1 else 128,
                     multiplies=multiplies,
+                    architectures=ARCHITECTURES if n_tiles == 1 else (90,),
                 )
     for n_tiles, n_pages in ((1024, 64), (8192, 128)):
         found[f"select {n_pages} pages of {n_tiles} tiles"] = Variant(
@@ -175,6 +186,7 @@ def _variants() -> dict[str, Variant]:
                 **dict.fromkeys(("page_ids_ptr", "rest_ptr"), INTS),
                 **dict.fromkeys(("a_ptr", "c_ptr", "base_ptr"), FLOATS),
                 **dict.fromkeys(("epsilon_ptr", "nu_ptr"), FLOATS),
+                "n_keys": "i32",
                 "n_tiles": "i32!",
                 "k": "i32",
                 "dim": "i32!",

@@ -30,6 +30,7 @@ class Variant:
         is_canonical: the score is computed here: no fusion, no flush, no approximation.
         divides: a correctly rounded division is in it, which is made of fused steps itself.
         multiplies: the instructions of which one must be there, by architecture.
+        architectures: where it is launched.
     """
 
     kernel: str
@@ -40,3 +41,4 @@ class Variant:
     is_canonical: bool = False
     divides: bool = False
     multiplies: dict[int, str] = field(default_factory=dict)
+    architectures: tuple[int, ...] = ARCHITECTURES
