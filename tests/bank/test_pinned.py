@@ -317,6 +317,14 @@ def test_places_are_of_whole_chunks(rng):
         pages.page_addresses(np.full(1, -1))
 
 
+def test_the_driver_that_is_there_locks(rng, monkeypatch):
+    on_cpu, arena, banks, rows = arenas(rng)
+    slots = gathered(arena, monkeypatch)
+    hold(arena, on_cpu, banks, rows[: len(banks)])
+    assert (arena._store.mirror._pinned.nbytes > 0) == (DEVICE == "cuda")
+    assert (not slots) == (DEVICE == "cuda")
+
+
 def test_without_a_driver_nothing_is_locked(rng):
     pages = _core.Pages(4, "float32", "dot", [])
     bank = pages.new(1)

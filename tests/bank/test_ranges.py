@@ -194,6 +194,19 @@ def test_banks_are_found_as_the_tables_grow(name, n_before, cuda, opened, rng, m
     hold(more[:6])
 
 
+def test_very_many_banks(rng):
+    arena, on_cpu = memcore.Arena(4, device="cuda"), memcore.Arena(4)
+    rows = normal(rng, 3, 4)
+    for n in (100_000, 150_000):
+        for each in (on_cpu, arena):
+            banks = each.new(n)[[0, 5, -1]]
+            each.add(banks, rows)
+        assert_hits(arena.search(banks, rows, 2), on_cpu.search(banks, rows, 2))
+    # Three words for each bank are more than the two megabytes that a GPU's memory comes in.
+    heads = arena._store.mirror._published._tables["heads"]
+    assert (heads._range is not None) == (DEVICE == "cuda")
+
+
 @pytest.mark.skipif(DEVICE == "cuda", reason="a GPU sees no memory of this driver")
 def test_tables_that_find_no_room_leave_banks_to_the_host(cuda, opened, rng, monkeypatch):
     monkeypatch.setattr(driver_, "opened", lambda device: opened)
