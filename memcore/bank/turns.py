@@ -114,8 +114,10 @@ class Turns:
             self._end = None
 
     def finish(self) -> None:
-        """Wait until the reads and writes that are under way are done."""
-        if self._cuda is not None:
+        """Wait until the reads and writes that are under way are done, replays of graphs too."""
+        if self.has_graph:
+            self.settle()
+        elif self._cuda is not None:
             _follow(self._own, self._reads)
             self._own.synchronize()
 

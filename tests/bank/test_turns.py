@@ -169,6 +169,10 @@ def test_before_memory_goes_reads_and_writes_are_done():
     read(cuda, turns, "c")
     turns.finish()
     assert cuda.waits == [{"a", "b", "w", "c"}]
+    # Nobody has seen which replays are under way.
+    turns.has_graph = True
+    turns.finish()
+    assert cuda.waits[1:] == ["all"]
 
 
 def test_two_buffers_take_turns():
