@@ -1,13 +1,12 @@
 """attend and its backward over all keys: tiles, splits, and the kernels that run."""
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 
-from . import stream, stream_backward
+from . import cards, stream, stream_backward
 from .layout import Rows, of_two
 
 # How many programs fill a card; with fewer, what a program walks over is split.
@@ -220,7 +219,7 @@ class _Plan:
             self.kind if each is None else _KINDS[each.dtype][1] for each in (queries, keys, values)
         ]
         self.real = of_two(lse)
-        self.has_small_memory = lse.is_cuda and _shared_memory(lse.device.index) < 160_000
+        self.has_small_memory = not cards.has_large_memory(lse.device)
         self.width = "half"
         if self.kind == "fp64":
             self.width = "fp64"
@@ -256,12 +255,6 @@ class _Plan:
     def programs(self, n: int, n_at_once: int) -> int:
         """One for each tile of queries, or of keys, of each batch."""
         return int(self.n_batches * triton.cdiv(n, n_at_once))
-
-
-@functools.cache
-def _shared_memory(device: int) -> int:
-    """Bytes that a program may have: 163 KB and more on cards of data centres, 99 KB on others."""
-    return int(triton.runtime.driver.active.utils.get_device_properties(device)["max_shared_mem"])
 
 
 def _splits(n_programs: int, n_walked: int, step: int) -> int:
