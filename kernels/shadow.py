@@ -21,6 +21,12 @@ _HUGE: tl.constexpr = tl.constexpr(2.0**120)
 
 
 @triton.jit
+def _root(dim):
+    # An argument that is 1 is no tensor.
+    return tl.sqrt_rn(tl.zeros((), tl.float32) + dim)
+
+
+@triton.jit
 def measured(rows, is_row, column_stride, dim, N: tl.constexpr):
     """Of N rows given by pointer: the canonical square, the largest size of a component, soundness.
 
@@ -113,7 +119,7 @@ def write_shadow(
     left = encode(rows, is_row, column_stride, step, codes, dim, dim_padded, 16)
     rounding = (dim / 16 + 8) * 2.0**-24
     error = tl.sqrt_rn(left) * (1 + rounding) + 2.0**-21 * norm
-    error = (error + tl.sqrt_rn(dim.to(tl.float32)) * 2.0**-74) * (1 + 2.0**-20)
+    error = (error + _root(dim) * 2.0**-74) * (1 + 2.0**-20)
     # A lower bound on what beta hides when products underflow.
     error = error + 2.0**-70
     factor = step / unit
@@ -229,7 +235,7 @@ def queries_kernel(
     rounding = (dim / 16 + 64) * 2.0**-24
     size = norm.to(tl.float64)
     error = tl.sqrt_rn(left).to(tl.float64) * (1 + (dim / 16 + 8) * 2.0**-24) + 2.0**-21 * size
-    error = (error + tl.sqrt_rn(dim.to(tl.float32)).to(tl.float64) * 2.0**-74) * (1 + 2.0**-20)
+    error = (error + _root(dim).to(tl.float64) * 2.0**-74) * (1 + 2.0**-20)
     slope = step.to(tl.float64)
     a = size * (1 + rounding) + error
     # The last term pays for scale, bias and the products of the estimate.

@@ -1,5 +1,7 @@
 """The kernels of search, as they are launched."""
 
+from dataclasses import replace
+
 from variants.variant import ARCHITECTURES, BYTES, FLOATS, INT8, INTS, LONGS, NO_FUSION, Variant
 
 _ROWS = {"row_stride": "i32!", "column_stride": "1"}
@@ -91,6 +93,12 @@ def _variants() -> dict[str, Variant]:
             {"METRIC": metric, "N": 16},
             {"num_warps": 4, **NO_FUSION},
             96,
+        )
+    for name in ("keys", "queries"):
+        of_many = found[f"shadow of {name} cosine"]
+        sizes = {"dim": "1", "row_stride": "1", f"n_{name}": "1"}
+        found[f"shadow of one of {name}, of one component"] = replace(
+            of_many, types={**of_many.types, **sizes}
         )
     found["scan, weighted, of segments"] = Variant(
         "scan.scan_kernel",
