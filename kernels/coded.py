@@ -6,12 +6,14 @@ a book, and is laid out beside it. All rows of a bank are of one book, as a rule
 through once for each book in it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
+from . import lookup
 from .canonical import fold
 from .pages import LANES, Layout, cells_of, ids_of, norms_of
 
@@ -31,12 +33,16 @@ class Book:
             begin, in blocks; those of a block of components are in the order of levels.
         begins: (ceil(dim / 16) + 1,) int32, the steps of each block.
         n_bits: of a code.
+        n_parts: codes of a row.
+        dim: components of a word.
     """
 
     words: torch.Tensor
     steps: torch.Tensor
     begins: torch.Tensor
     n_bits: int
+    n_parts: int
+    dim: int
 
     @classmethod
     def of(cls, codewords: torch.Tensor, n_bits: int) -> "Book":
@@ -60,18 +66,27 @@ class Book:
         numbers = {"dtype": torch.int32, "device": codewords.device}
         shape = (-1, 16 * n_blocks)
         given = torch.tensor(steps, **numbers), torch.tensor(begins, **numbers)
-        return cls(words.reshape(shape), *given, n_bits)
+        return cls(words.reshape(shape), *given, n_bits, n_levels * n_subspaces, sub_dim)
+
+    @property
+    def n_padding(self) -> int:
+        """Numbers of a word's blocks that are none of its components."""
+        return self.words.shape[1] - self.dim
 
     @property
     def nbytes(self) -> int:
         """Bytes of the device's memory."""
         return int(self.words.nbytes + self.steps.nbytes + self.begins.nbytes)
 
-    def entry(self, root: torch.Tensor) -> tuple[int, ...]:
-        """Its row of a table: where words are, in units of 16 bytes from the root; the rest."""
+    def entry(self, root: torch.Tensor, n_before: int) -> tuple[int, ...]:
+        """Its row of a table, given the words of the books before it.
+
+        Where words are, in units of 16 bytes from the root; steps; begins; blocks of a word; the
+        bits of a code; n_before.
+        """
         at = (self.words.data_ptr() - root.data_ptr()) // 16
-        tables = self.steps.data_ptr(), self.begins.data_ptr()
-        return at, *tables, self.words.shape[1] // 16, (1 << self.n_bits) - 1
+        steps = self.steps.data_ptr(), self.begins.data_ptr()
+        return at, *steps, self.words.shape[1] // 16, (1 << self.n_bits) - 1, n_before
 
 
 @triton.jit
@@ -85,7 +100,7 @@ def next_book(numbers, is_left):
 def book_of(books_ptr, number):
     """Where words, steps and begins of a book are; blocks of a word, and the bits of a code."""
     table = tl.load(books_ptr).to(tl.pointer_type(tl.int64))
-    book = table + number * 5
+    book = table + number * 6
     words = books_ptr.to(tl.pointer_type(tl.float32), bitcast=True) + tl.load(book) * 4
     steps = tl.load(book + 1).to(tl.pointer_type(tl.int32))
     begins = tl.load(book + 2).to(tl.pointer_type(tl.int32))
@@ -127,36 +142,46 @@ def code_sums(
 ):
     """As `canonical.sums`, of queries (Q,) and what the codes of rows (N,) stand for.
 
-    Without queries, of each row and itself: (1, N).
+    Without queries, of each row and itself: (1, N). Without a query_stride queries are tables, and
+    rows have one code.
     """
     cells = cells_of(origin_ptr, page, lane, book_column, ids_at)
     numbers = tl.load(cells, mask=is_row, other=-1)
-    lanes = tl.zeros((Q, N, 16), tl.float32)
-    is_left = is_row
-    while tl.max(is_left.to(tl.int32), 0) > 0:
-        number, is_its = next_book(numbers, is_left)
-        words, steps, begins, n_blocks, low_bits = book_of(books_ptr, number)
-        for block in range(0, tl.cdiv(dim, 16)):
-            k = components(
-                cells + LANES, is_its, words, steps, begins, n_blocks, low_bits, block, N
-            )
-            if queries is None:
-                lanes = lanes + (k * k)[None, :, :]
-            else:
-                column = block * 16 + tl.arange(0, 16)
-                q = tl.load(
-                    queries[:, None] + column[None, :] * query_stride,
-                    mask=is_query[:, None] & (column < dim)[None, :],
-                    other=0,
-                ).to(tl.float32)  # (Q, 16)
-                if IS_L2:
-                    # Rows of other books wait for their turn.
-                    apart = tl.where(is_its[None, :, None], q[:, None, :] - k[None, :, :], 0.0)
-                    lanes = lanes + apart * apart
+    if query_stride is None:
+        first = tl.load(books_ptr).to(tl.pointer_type(tl.int64)) + numbers * 6 + 5
+        word = tl.load(first, mask=is_row, other=0) + tl.load(cells + LANES, mask=is_row, other=0)
+        at = queries[:, None] + word[None, :]
+        total = tl.load(at, mask=is_query[:, None] & is_row[None, :], other=0)
+        if IS_L2:
+            total = -total
+    else:
+        lanes = tl.zeros((Q, N, 16), tl.float32)
+        is_left = is_row
+        while tl.max(is_left.to(tl.int32), 0) > 0:
+            number, is_its = next_book(numbers, is_left)
+            words, steps, begins, n_blocks, low_bits = book_of(books_ptr, number)
+            for block in range(0, tl.cdiv(dim, 16)):
+                k = components(
+                    cells + LANES, is_its, words, steps, begins, n_blocks, low_bits, block, N
+                )
+                if queries is None:
+                    lanes = lanes + (k * k)[None, :, :]
                 else:
-                    lanes = lanes + q[:, None, :] * k[None, :, :]
-        is_left = is_left & (numbers != number)
-    return tl.reshape(fold(tl.reshape(lanes, (Q * N, 16)), Q * N), (Q, N))
+                    column = block * 16 + tl.arange(0, 16)
+                    q = tl.load(
+                        queries[:, None] + column[None, :] * query_stride,
+                        mask=is_query[:, None] & (column < dim)[None, :],
+                        other=0,
+                    ).to(tl.float32)  # (Q, 16)
+                    if IS_L2:
+                        # Rows of other books wait for their turn.
+                        apart = tl.where(is_its[None, :, None], q[:, None, :] - k[None, :, :], 0.0)
+                        lanes = lanes + apart * apart
+                    else:
+                        lanes = lanes + q[:, None, :] * k[None, :, :]
+            is_left = is_left & (numbers != number)
+        total = tl.reshape(fold(tl.reshape(lanes, (Q * N, 16)), Q * N), (Q, N))
+    return total
 
 
 @triton.jit
@@ -175,6 +200,38 @@ def norms_kernel(
     )  # fmt: skip
     norm = tl.sqrt_rn(tl.reshape(square, (N,)))
     tl.store(norms_of(origin_ptr, page, lane, ids_at), norm, mask=is_row)
+
+
+def n_words(books: Sequence[Book]) -> int | None:
+    """The words of all books, where each row is one of them; None where some have several parts."""
+    is_one_each = all(book.n_parts == 1 and not book.n_padding for book in books)
+    return sum(len(book.words) for book in books) if is_one_each else None
+
+
+def tables(books: Sequence[Book], queries: torch.Tensor, metric: str) -> torch.Tensor:
+    """The canonical scores of queries (n, dim) and all words, (n, `n_words`) float32.
+
+    By "l2", or by the dot product; what rows score is looked up in them (Jégou et al. 2011).
+    """
+    n, dim = queries.shape
+    found = []
+    for book in books:
+        table = queries.new_empty((n, len(book.words)), dtype=torch.float32)
+        lookup.table_kernel[(n, 1, triton.cdiv(len(book.words), 64))](
+            queries,
+            *queries.stride(),
+            book.words,
+            table,
+            1,
+            1,
+            len(book.words),
+            dim,
+            IS_L2=metric == "l2",
+            P=64,
+            enable_fp_fusion=False,
+        )
+        found.append(table)
+    return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
 def write_norms(layout: Layout, origin: torch.Tensor, places: torch.Tensor) -> None:

@@ -29,11 +29,13 @@ class Books:
         dim: components of a vector.
         column: the column of the number of a row's book; those of its codes follow, 63 // bits
             in a cell, the first in the lowest bits.
+        are_tables: queries are tables of their scores, see `coded.tables`.
     """
 
     root: torch.Tensor
     dim: int
     column: int
+    are_tables: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Layout:
     def codes(self) -> tuple[torch.Tensor | None, int | None]:
         """The root and the column of books as kernels take them; None where there are none."""
         return (None, None) if self.books is None else (self.books.root, self.books.column)
+
+    def asked(self, queries: torch.Tensor) -> tuple[torch.Tensor, int, int | None]:
+        """Queries and their strides as kernels take them; tables have one alone."""
+        are_tables = self.books is not None and self.books.are_tables
+        return queries, queries.stride(0), None if are_tables else queries.stride(1)
 
     @property
     def item(self) -> tl.dtype:

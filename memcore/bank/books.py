@@ -1,8 +1,13 @@
 """The books of a store of codes on a device, where kernels find their words."""
 
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from memcore.codebook import CodePages
+
+# Numbers that the tables of all queries may have.
+_MOST_SCORES = 1 << 24
 
 
 class Books:
@@ -36,6 +41,23 @@ class Books:
         """Bytes of the device's memory."""
         return sum(book.nbytes for book in self._books)
 
+    def tables(self, queries: Any, metric: str, n_rows: int) -> tuple[Any, Any] | None:
+        """Queries (n, dim) as tables, and what kernels take then; None where these cost too much.
+
+        Args:
+            queries: on the device.
+            metric: "dot", "cosine" or "l2".
+            n_rows: rows that are scored, for all queries together.
+        """
+        n_words = self._kernels.n_words(self._books)
+        if n_words is None or not self._books:
+            return None
+        n_scores = len(queries) * n_words
+        if 2 * n_scores > n_rows or n_scores > _MOST_SCORES:
+            return None
+        tables = self._kernels.tables(self._books, queries, metric)
+        return tables, replace(self.given, are_tables=True)
+
     def follow(self) -> None:
         """Copy the books that are new."""
         books, root, tensor = self._store.books, self.given.root, self._torch.tensor
@@ -44,7 +66,8 @@ class Books:
         for book in books[len(self._books) :]:
             words = tensor(book.codewords, device=self._device)
             self._books.append(self._kernels.Book.of(words, book.n_bits))
-        table = [book.entry(root) for book in self._books]
+        n_before = [0, *accumulate(len(book.words) for book in self._books)]
+        table = [book.entry(root, n) for book, n in zip(self._books, n_before, strict=False)]
         self._table = tensor(table, dtype=self._torch.int64, device=self._device)
         root.copy_(tensor([self._table.data_ptr(), len(table)]))
         self._n_known = len(table)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -255,6 +256,7 @@ class DevicePages:
         kernels, hits = mirror.kernels, (scores, ids)
         on_host = isinstance(scores, np.ndarray)
         runs, order = self._runs(handles, len(queries), k, limits, first_pass)
+        n_rows = self._n_rows(handles, len(queries))
         are_forks = mirror.are_forks
         if isinstance(handles, np.ndarray):
             are_forks = are_forks or _repeat(handles)
@@ -275,8 +277,12 @@ class DevicePages:
                     torch.empty(scores.shape, dtype=torch.float32, device=mirror.device),
                     torch.empty(ids.shape, dtype=torch.int64, device=mirror.device),
                 )
+            layout, books = mirror.layout, mirror.books
+            tables = None if books is None else books.tables(asked, self.metric, n_rows)
+            if tables is not None:
+                asked, layout = tables[0], replace(layout, books=tables[1])
             kernels.search_pages(
-                kernels.Pages(mirror.layout, mirror.root, mirror.kinds, mirror.longest),
+                kernels.Pages(layout, mirror.root, mirror.kinds, mirror.longest),
                 handles,
                 asked,
                 lengths,
@@ -319,6 +325,13 @@ class DevicePages:
             handles, lengths, n_queries, first_pass
         )
         return found
+
+    def _n_rows(self, handles: Any, n_queries: int) -> int:
+        """Rows that queries score, together; 0 where they are others in a replay."""
+        if self.mirror.is_capturing or not isinstance(handles, np.ndarray):
+            return 0
+        n_rows = int(self.mirror.lengths(handles).sum())
+        return n_rows * n_queries if handles.size == 1 else n_rows
 
     def there(self, op: str, handles: Any) -> Any:
         """Handles on the device, or None if not all banks that are named are there.

@@ -53,6 +53,7 @@ class Mirror:
         is_limited: banks may be cold.
         given: the vectors of a write that lie on the device.
         kernels: the module of kernels.
+        books: those of a store of codes, or None.
     """
 
     def __init__(
@@ -85,11 +86,11 @@ class Mirror:
         self.turns = Turns(self._torch, device, self)
         self._constants = Constants(self._torch, device, self.turns)
         opened = driver.opened(device)
-        self._books: Books | None = None
+        self.books: Books | None = None
         with self.turns.place(), self.turns.writing():
             if codes is not None:
-                self._books = Books(self._torch, self.kernels, device, codes)
-            books = None if self._books is None else self._books.given
+                self.books = Books(self._torch, self.kernels, device, codes)
+            books = None if self.books is None else self.books.given
             self.layout = self.kernels.pages.Layout(dim, dtype, numbers, books)
             self.kinds = self._torch.tensor(numbers, dtype=self._torch.int64, device=device)
             self._published = Published(
@@ -136,7 +137,7 @@ class Mirror:
     def nbytes(self) -> int:
         """Bytes of the device's memory: chunks of pages, heads, tables, directory and books."""
         n_bytes = sum(map(len, self._chunks)) + self._published.nbytes
-        return n_bytes + (0 if self._books is None else self._books.nbytes)
+        return n_bytes + (0 if self.books is None else self.books.nbytes)
 
     @contextmanager
     def section(self) -> Iterator[None]:
@@ -298,8 +299,8 @@ class Mirror:
         last = max(int(each.max(initial=0)) for each in numbers)
         self._addresses = _grown(self._addresses, last + 1)
         with self.turns.writing(waits):
-            if self._books is not None:
-                self._books.follow()
+            if self.books is not None:
+                self.books.follow()
             self._copy(changes, slots, copies, moves, banks)
         return True
 

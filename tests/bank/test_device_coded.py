@@ -283,3 +283,34 @@ def test_scores_have_gradients(rng):
         bank.search(queries, 4).scores.sum().backward()
         grads.append(queries.grad.cpu())
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_scores_of_words_are_looked_up_where_rows_are_many(metric, rng, monkeypatch):
+    banks = pair(rng, metric, 16, 60, n_codes=5)
+    made, coded = [], memcore.kernels.coded
+    tables = coded.tables
+    monkeypatch.setattr(coded, "tables", lambda *given: made.append(0) or tables(*given))
+    queries = normal(rng, 6, 16)
+    assert_same(*banks, queries, 4)
+    expected = banks[0].search(queries, np.array([0, 300, 2, 45, 1, 60]), bias=None)
+    assert_hits(banks[1].search(queries, np.array([0, 300, 2, 45, 1, 60])), expected)
+    assert len(made) == 3
+    # Words of two books, and a query that may not be asked.
+    forks = [bank.fork() for bank in banks]
+    for fork in forks:
+        fork.recode(fitted(np.random.default_rng(0), 16, n_codes=7))
+    spoiled = queries.copy()
+    spoiled[2, 3] = np.nan
+    sound = np.arange(6) != 2
+    for cpu, device in (banks, forks):
+        found = host(device.search(tensor(spoiled), 4))
+        assert_hits(tuple(each[sound] for each in found), cpu.search(queries[sound], 4))
+        assert (found[1][2] == -1).all()
+    assert len(made) == 5
+    # Words of two parts are none of a table.
+    for fork in forks:
+        fork.recode(fitted(np.random.default_rng(1), 16, n_codes=3, n_subspaces=2))
+    assert_same(*banks, queries, 4)
+    assert_same(*forks, queries, 4)
+    assert len(made) == 5

@@ -32,6 +32,21 @@ def _variants() -> dict[str, Variant]:
             divides=metric == "cosine",
             **canonical,
         )
+    for metric, n_queries, n_rows in (("cosine", 1, 64), ("l2", 4, 32)):
+        found[f"paged search of codes by tables, {metric} {n_queries} x {n_rows}"] = Variant(
+            "paged.paged_kernel",
+            {
+                **KEPT,
+                **_BOOKS,
+                "handle_stride": "i32!" if n_queries > 1 else "1",
+                "query_stride": None,
+            },
+            {"METRIC": metric, "ITEM": tl.float16, "Q": n_queries, "N": n_rows, "K": 16},
+            _options(128),
+            128,
+            divides=metric == "cosine",
+            **canonical,
+        )
     found["paged search of codes, weighted, of candidates"] = Variant(
         "paged.paged_kernel",
         {**KEPT, **FILTER, **WEIGHTS, **_BOOKS},
