@@ -4,6 +4,7 @@ Whoever has made a shadow asks for the pages that may hold the best of each quer
 rows, and is told which queries that leaves in doubt.
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,12 +12,15 @@ import torch
 import triton
 
 from . import groups, shadow
+from .order import LOWEST
 
 # What the bounds of all pages may take, in bytes; more queries go in turns.
 WORKSPACE = 1 << 28
 _TILE_ROWS = groups.TILE_PAGES * 16
 # Of so many tiles, counted for each block of queries, a program takes several.
 _PROGRAMS, _TILES = 1 << 13, 16
+# Pages whose rows a program ranks.
+_MOST_PAGES = 128
 # A program looks at all tiles of a query: 2^14 of them.
 MOST_KEYS = _TILE_ROWS << 14
 
@@ -212,26 +216,43 @@ def finish(
         low: the least score of a hit.
 
     Returns:
-        Parts (n_queries, kept), as keys and ids, and (n_queries,) int8: who must be searched again.
+        Parts (n_queries, n_parts, kept), as keys and ids, and (n_queries,) int8: who must be
+        searched again.
     """
     n_queries, n_chosen = pages.page_ids.shape
     kept = triton.next_power_of_2(width)
-    parts = finals.new_empty((n_queries, kept))
+    # More pages than a program has registers for are finished in parts, each as if by itself.
+    n_parts = max(1, n_chosen // _MOST_PAGES)
+    rest, is_bounded = (
+        each if n_parts == 1 else each.repeat_interleave(n_parts)
+        for each in (pages.rest, pages.is_bounded)
+    )
+    parts = finals.new_empty((n_queries, n_parts, kept))
     part_ids = torch.empty_like(parts, dtype=torch.int64)
-    needed = torch.empty_like(pages.is_bounded)
-    groups.finish_kernel[(n_queries,)](
+    needed = torch.empty_like(is_bounded)
+    groups.finish_kernel[(n_queries * n_parts,)](
         finals,
         ids,
         pages.page_ids,
-        pages.rest,
-        pages.is_bounded,
+        rest,
+        is_bounded,
         low,
         parts,
         part_ids,
         needed,
         width,
-        P=n_chosen,
+        P=n_chosen // n_parts,
         K=kept,
         num_warps=8,
     )
+    if n_parts > 1:
+        least = parts.view(n_queries, -1).topk(width).values[:, -1].clamp(min=_key(low))
+        is_certain = (pages.rest < least) | (pages.rest <= LOWEST.value)
+        needed = (~(is_certain & (pages.is_bounded != 0))).to(torch.int8)
     return parts, part_ids, needed
+
+
+def _key(score: float) -> int:
+    """The integer that orders as a float32 score does; see `order`."""
+    (bits,) = struct.unpack("i", struct.pack("f", score + 0.0))
+    return int(bits if bits >= 0 else bits ^ 0x7FFFFFFF)

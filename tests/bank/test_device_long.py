@@ -74,7 +74,9 @@ def test_conditions_weights_and_bounds(options, is_served, rng, served):
 
 
 @pytest.mark.parametrize("metric", ["dot", "cosine", "l2"])
-def test_ties_go_to_the_smaller_id_where_rows_have_moved(metric, rng, served):
+def test_ties_go_to_the_smaller_id_where_rows_have_moved(metric, rng, served, monkeypatch):
+    # What is found is ranked in parts.
+    monkeypatch.setattr(kernels.first_pass, "_MOST_PAGES", 64)
     # Few values, in pages whose ids do not rise.
     rows = normal(rng, 9, 18)[rng.integers(0, 9, 200)]
     rows[::7] = 0

@@ -203,7 +203,11 @@ def _variants() -> dict[str, Variant]:
             {"num_warps": 8, **NO_FUSION},
             200,
         )
-    for name, ids in (("finish", None), ("finish, by ids", LONGS)):
+    for name, ids, kept in (
+        ("finish", None, 32),
+        ("finish, by ids", LONGS, 32),
+        ("finish, by ids, a part for 256", LONGS, 256),
+    ):
         found[name] = Variant(
             "groups.finish_kernel",
             {
@@ -215,7 +219,7 @@ def _variants() -> dict[str, Variant]:
                 "needed_ptr": BYTES,
                 "k": "i32",
             },
-            {"P": 128, "K": 32},
+            {"P": 128, "K": kept},
             {"num_warps": 8},
             160,
         )
