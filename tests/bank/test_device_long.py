@@ -78,16 +78,16 @@ def test_ties_go_to_the_smaller_id_where_rows_have_moved(metric, rng, served, mo
     # What is found is ranked in parts.
     monkeypatch.setattr(kernels.first_pass, "_MOST_PAGES", 64)
     # Few values, in pages whose ids do not rise.
-    rows = normal(rng, 9, 18)[rng.integers(0, 9, 200)]
+    rows = normal(rng, 9, 18)[rng.integers(0, 9, 130)]
     rows[::7] = 0
     rows[1::31] = -0.0
     rows[2::37] *= np.float32(1e-40)
     cpu, device = memcore.Bank(18, metric=metric), memcore.Bank(18, metric=metric, device="cuda")
-    gone = rng.permutation(200)[:60]
+    gone = rng.permutation(130)[:50]
     for bank in (cpu, device):
         bank.add(rows)
         bank.delete(gone)
-        bank.add(rows[gone[:30]], ids=gone[29::-1] + 1000)
+        bank.add(rows[gone[:20]], ids=gone[19::-1] + 1000)
     queries = np.concatenate([rows[:2], normal(rng, 2, 18)])
     queries[3, 5] = np.nan
     found = host(device.search(tensor(queries), 40))
