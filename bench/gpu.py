@@ -99,9 +99,9 @@ def run_tests() -> list[str]:
         return []
     plain = [sys.executable, "-m", "pytest", "-q", "-x", "-k"]
     few = [*plain, "every_width or is_the_definition", kernels]
-    banks = [
-        str(tests / "bank" / f"test_{name}.py") for name in ("device", "device_reads", "graph")
-    ]
+    names = ("bank/test_device*", "bank/test_graph", "bank/test_given", "bank/test_pinned")
+    names += ("bank/test_ranges", "bank/test_traced", "index/test_index_device")
+    banks = sorted(str(path) for name in names for path in tests.glob(f"{name}.py"))
     calls = {"tests": [*plain, "not compiled", kernels, *banks]}
     sanitizer = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if sanitizer else ():

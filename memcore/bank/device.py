@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import _core, arrays, tensors
+from memcore.bank import device_conditions
 from memcore.bank.mirror import Mirror
 from memcore.codebook import CodePages
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_name_of
@@ -21,10 +22,6 @@ Ints = NDArray[np.int64]
 # The writes of the page store that a mirror has to follow, and the ops that they are called by.
 _WRITES = {name: name for name in ("new", "add", "update", "delete", "fork")}
 _WRITES |= {"copy_from": "rollback", "recode": "recode"}
-_AND, _OR, _NOT = 7, 8, 9
-_HIGHEST = 2**63 - 1
-# What the bits of one word hold: the stack of a program on the device.
-_MAX_DEPTH = 64
 # Above it all scores are sorted: in grids that depend on the length of banks, which a replay may
 # find changed.
 _MOST_KEPT = 256
@@ -245,7 +242,7 @@ class DevicePages:
         programs, index, candidates, scale, bias, low, high = limits
         if not self.are_there("search", handles):
             return False
-        if _depth(programs or []) > _MAX_DEPTH:
+        if device_conditions.are_too_deep(programs or []):
             mirror.check_on_device()
             return False
         if mirror.is_capturing and scores.shape[1] > _MOST_KEPT:
@@ -264,7 +261,7 @@ class DevicePages:
         with mirror.turns.reading("search"):
             asked = mirror.sent(queries)
             widths: Any = k if isinstance(k, int) else mirror.repeated(k)
-            conditions = self._conditions(programs, index) if programs else None
+            conditions = device_conditions.sent(mirror, programs, index) if programs else None
             if candidates is not None:
                 candidates = mirror.sent(candidates).sort(1).values
             if order is not None:
@@ -312,7 +309,9 @@ class DevicePages:
     ) -> tuple[list[Any], Ints | None]:
         """The queries of long banks that a first pass serves; see `kernels.runs_of`."""
         programs, index, candidates, scale, *_ = limits
-        is_bounded = candidates is None and (not programs or _is_shared(programs, index))
+        is_bounded = candidates is None and (
+            not programs or device_conditions.are_shared(programs, index)
+        )
         is_bounded &= self.metric != "l2" or scale is None
         is_bounded &= int(np.max(k, initial=0)) <= _MOST_KEPT
         # It reads rows, not what codes stand for.
@@ -372,44 +371,10 @@ class DevicePages:
         alive: Ints = named[self.host.alive(named)]
         return alive
 
-    def _conditions(self, programs: list[tuple[Ints, Ints]], index: Ints) -> Any:
-        """The programs one after the other, on the device."""
-        steps = np.concatenate([steps for steps, _ in programs]).reshape(-1, 4).copy()
-        lengths = [len(each) // 4 if each.ndim == 1 else len(each) for each, _ in programs]
-        constants = np.concatenate([np.zeros(1, np.int64), *(each for _, each in programs)])
-        begins = np.cumsum([1, *(len(each) for _, each in programs[:-1])])
-        steps[:, 2:] += np.repeat(begins, lengths)[:, None]
-        is_float = np.array(self.mirror.layout.kinds, np.int64)[steps[:, 1]] == 1
-        is_float &= (steps[:, 0] < _AND) | (steps[:, 0] > _NOT)
-        opens = np.zeros(len(constants) + 1, np.int64)
-        np.add.at(opens, steps[is_float, 2], 1)
-        np.add.at(opens, steps[is_float, 3], -1)
-        floats = (np.cumsum(opens)[:-1] > 0) & (constants < 0)
-        # Floats are compared as the integers that order as they do.
-        constants[floats] ^= _HIGHEST
-        ends = np.cumsum([0, *lengths])
-        sent = map(self.mirror.repeated, (steps, constants, ends, index))
-        return self.mirror.kernels.Conditions(*sent, _is_shared(programs, index))
-
 
 def _repeat(handles: Ints) -> bool:
     """Whether most banks are asked by the query before as well: they share all pages."""
     return 2 * int(np.count_nonzero(handles[1:] == handles[:-1])) >= max(2, len(handles))
-
-
-def _is_shared(programs: list[tuple[Ints, Ints]], index: Ints) -> bool:
-    """Whether all queries have the first of the programs."""
-    return len(programs) == 1 and not index.any()
-
-
-def _depth(programs: list[tuple[Ints, Ints]]) -> int:
-    """How many results wait at once, at most."""
-    deepest = 0
-    for steps, _ in programs:
-        ops = steps.reshape(-1, 4)[:, 0]
-        change = np.where((ops == _AND) | (ops == _OR), -1, np.where(ops == _NOT, 0, 1))
-        deepest = max(deepest, int(np.cumsum(change).max(initial=0)))
-    return deepest
 
 
 def _near(array: Any) -> Any:
