@@ -99,8 +99,8 @@ def run_tests() -> list[str]:
         return []
     plain = [sys.executable, "-m", "pytest", "-q", "-x", "-k"]
     few = [*plain, "every_width or is_the_definition", kernels]
-    names = ("bank/test_device*", "bank/test_graph", "bank/test_given", "bank/test_pinned")
-    names += ("bank/test_ranges", "bank/test_traced", "index/test_index_device")
+    bank = ("device*", "graph", "given", "pinned", "ranges", "traced")
+    names = ("index/test_index_device", *(f"bank/test_{each}" for each in bank))
     banks = sorted(str(path) for name in names for path in tests.glob(f"{name}.py"))
     calls = {"tests": [*plain, "not compiled", kernels, *banks]}
     sanitizer = shutil.which("compute-sanitizer")

@@ -16,7 +16,7 @@ from memcore import kernels  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # What takes minutes to interpret: the same in fewer rows.
-MOST_QUERIES, MOST_KEYS, MOST_DIM = 9, 500, 640
+MOST_QUERIES, MOST_KEYS, MOST_DIM = 6, 150, 272
 
 
 def tensor(array):
@@ -44,6 +44,9 @@ def run(queries, keys, k, first_pass, metric="dot", offsets=None, segments=None,
 def shortened(case):
     """The same case with at most so many queries, keys and components."""
     n_queries, n_keys = min(len(case.queries), MOST_QUERIES), min(len(case.keys), MOST_KEYS)
+    if np.max(case.k) > 32:
+        # Ranking many is slow where every comparison is interpreted.
+        n_queries = 1
     options = {}
     for name, value in case.options.items():
         if name == "candidates":
@@ -57,15 +60,15 @@ def shortened(case):
     return queries, keys, k, options
 
 
-@pytest.mark.parametrize("first_pass", [True, False], ids=["first_pass", "scan"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_case(name, first_pass, rng):
+def test_every_case(name, rng):
     queries, keys, k, options = shortened(CASES[name](rng))
-    # One metric each, another for the scan: all of them would take half an hour.
+    # One of two ways, drawn anew by each run, with one metric each: all would take half an hour.
+    first_pass = bool(rng.integers(2))
     metric = METRICS[(zlib.crc32(name.encode()) + first_pass) % len(METRICS)]
     expected = reference.search(queries, keys, k, metric=metric, **options)
     found = run(tensor(queries), tensor(keys), k, first_pass, metric, **options)
-    assert_hits(found, expected, f"{name}, {metric}")
+    assert_hits(found, expected, f"{name}, {metric}, {first_pass}")
 
 
 @pytest.mark.parametrize("metric", METRICS)
