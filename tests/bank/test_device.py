@@ -38,9 +38,9 @@ def test_random_walk(metric, dtype, budget, rng):
     world = World(metric, dtype, device="cuda", device_bytes=budget)
     world.new(3)
     source = Walk(rng)
-    for i, step in enumerate(rng.choice(len(steps), 90, p=weights / weights.sum())):
+    for i, step in enumerate(rng.choice(len(steps), 60, p=weights / weights.sum())):
         steps[step](world, source)
-        if i % 45 == 0:
+        if i % 30 == 0:
             world.check()
     world.check()
     if budget is not None:

@@ -213,7 +213,7 @@ def test_random_walk(metric, dtype, budget, rng):
     world = World(metric, dtype, index, device="cuda", device_bytes=budget)
     world.new(3)
     source = Walk(rng)
-    for step in rng.choice(len(steps), 60, p=weights / weights.sum()):
+    for step in rng.choice(len(steps), 40, p=weights / weights.sum()):
         steps[step](world, source)
     world.check()
 
