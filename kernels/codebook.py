@@ -6,7 +6,7 @@ import triton
 from . import cards, lookup, nearest, segments
 from .lsh import slack
 from .products import STEP
-from .search import merge, norms, sorted_best, splits
+from .search import merge, norms, room, sorted_best, splits
 
 # Rows and codewords of a tile, and rows whose doubts one program settles.
 _ROWS, _WORDS, _SETTLED = 128, 64, 512
@@ -218,8 +218,7 @@ def _search_turn(
         return
     kept = max(16, triton.next_power_of_2(width))
     n_splits = splits(n_queries, n, kept, 1024)
-    parts = ids.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
-    part_ids = torch.empty_like(parts, dtype=torch.int64)
+    parts, part_ids = room(ids, n_queries, n_splits, kept)
     lookup.scan_codes_kernel[(n_queries, n_splits)](
         *given, parts, part_ids, *sizes, n_splits, N=256, K=kept, enable_fp_fusion=False
     )

@@ -163,8 +163,7 @@ def _search_scan(
     n_splits = 1
     if filter.begins is None:
         n_splits = splits(n_tiles, longest, kept, needed=needed)
-    parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
-    part_ids = torch.empty_like(parts, dtype=torch.int64)
+    parts, part_ids = room(scores, n_queries, n_splits, kept)
     scan.scan_kernel[(n_tiles, n_splits)](
         queries,
         *queries.stride(),
@@ -269,6 +268,14 @@ def splits(
     if needed is not None:
         wanted = min(wanted, max(1, WORKSPACE // (12 * kept * len(needed))))
     return max(1, min(wanted, 2048 // kept, triton.cdiv(n_keys, n_least)))
+
+
+def room(
+    like: torch.Tensor, n_queries: int, n_splits: int, kept: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room on a tensor's device for the best of each split, as keys and ids, for `merge`."""
+    parts = like.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
+    return parts, torch.empty_like(parts, dtype=torch.int64)
 
 
 def merge(

@@ -11,7 +11,7 @@ from . import groups, paged, paged_groups, search_lists
 from .first_pass import Chosen, Shadow, choose, finish
 from .pages import Layout
 from .runs import Run
-from .search import MAX_KEPT, merge, sorted_best, splits
+from .search import MAX_KEPT, merge, room, sorted_best, splits
 
 # What the keys of all pairs of some queries may take, in rows.
 _MAX_PAIRS = 1 << 24
@@ -286,8 +286,7 @@ def _search_scan(
     kept = max(16, triton.next_power_of_2(width))
     n_tiles = triton.cdiv(n_queries, n_at_once)
     n_splits = splits(n_tiles, longest, kept, needed=needed)
-    parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
-    part_ids = torch.empty_like(parts, dtype=torch.int64)
+    parts, part_ids = room(scores, n_queries, n_splits, kept)
     registers = None
     if layout.books is not None:
         registers = _CODED_FORKS if are_forks else _CODED
@@ -336,8 +335,7 @@ def _search_lists(
     n_lists = handles.shape[1]
     kept = max(16, triton.next_power_of_2(width))
     n_segments, n_splits = search_lists.shares(n_queries, n_lists, longest, kept)
-    parts = scores.new_empty((n_queries, n_splits, kept), dtype=torch.int32)
-    part_ids = torch.empty_like(parts, dtype=torch.int64)
+    parts, part_ids = room(scores, n_queries, n_splits, kept)
     search_lists.lists_kernel[(n_queries, n_splits)](
         root,
         handles,

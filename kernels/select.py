@@ -5,7 +5,7 @@ import triton
 
 from . import batches
 from .layout import Rows
-from .search import MAX_KEPT, MIN_KEYS, MIN_QUERIES, merge, search, splits
+from .search import MAX_KEPT, MIN_KEYS, MIN_QUERIES, merge, room, search, splits
 
 
 def select(
@@ -44,8 +44,7 @@ def select(
     n_programs = asked.n_batches * triton.cdiv(asked.n, n_at_once)
     kept = max(16, triton.next_power_of_2(k))
     n_splits = splits(n_programs, held.n, kept)
-    parts = ids.new_empty((asked.n_batches * asked.n, n_splits, kept), dtype=torch.int32)
-    part_ids = torch.empty_like(parts, dtype=torch.int64)
+    parts, part_ids = room(ids, asked.n_batches * asked.n, n_splits, kept)
     batches.scan_kernel[(n_programs, n_splits)](
         *asked.given,
         *held.given,

@@ -138,22 +138,9 @@ def _search_banks(
 
 
 def _search_banks_fake(
-    queries: Tensor,
-    banks: Tensor,
-    number: int,
-    k: int,
-    where: str,
-    ints: list[int],
-    floats: list[float],
-    candidates: Tensor | None,
-    scale: str | None,
-    bias: str | None,
-    min_score: float | None,
-    max_score: float | None,
-    n_probes: int | None,
-    recall: float | None,
-    with_rows: bool,
+    queries: Tensor, banks: Tensor, number: int, k: int, *rest: Any
 ) -> tuple[Tensor, ...]:
+    scale, bias, with_rows = rest[4], rest[5], rest[-1]
     shape = tuple(queries.shape[:-1]) or (1,)
     scores = queries.new_empty((*shape, k), dtype=torch.float32)
     n = scores.numel() if with_rows else 0
