@@ -161,6 +161,26 @@ def like(array: Any, result: NDArray[Any], *, is_bfloat16: bool = False) -> Any:
     return sent(tensor, array.device)
 
 
+def as_tensor(view: NDArray[Any]) -> Any:
+    """A NumPy view of a caller's array as a tensor of the host, for what only reads it.
+
+    Nothing is copied, but where the strides are such as torch has no words for.
+    """
+    torch: Any = sys.modules["torch"]
+    if any(step < 0 or step % view.itemsize for step in view.strides):
+        view = view.copy()
+    return torch.from_numpy(view if view.flags.writeable else np.asarray(_Writable(view)))
+
+
+class _Writable:
+    """An array that may not be written, for torch, which warns of it; nothing here writes to it."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+
+
 def sent(tensor: Any, device: Any) -> Any:
     """A tensor of the host on a torch device, where it lies if that is the host; nothing waits."""
     if device.type == "cuda" and tensor.numel():

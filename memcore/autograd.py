@@ -223,7 +223,7 @@ def rows(op: str, name: str, array: Any) -> Tensor:
         return array
     if arrays.place(array) != "cpu":
         return tensors.vectors(op, name, array)
-    return torch.from_numpy(arrays.reals(op, name, array))
+    return arrays.as_tensor(arrays.reals(op, name, array))
 
 
 def widen(array: Tensor) -> Tensor:
@@ -254,7 +254,7 @@ def bools(op: str, name: str, array: Any) -> Tensor:
         return array
     if arrays.place(array) != "cpu":
         return tensors.bools(op, name, array)
-    return torch.from_numpy(arrays.bools(op, name, array))
+    return arrays.as_tensor(arrays.bools(op, name, array))
 
 
 def ints(op: str, name: str, array: Any) -> Tensor:
@@ -263,7 +263,7 @@ def ints(op: str, name: str, array: Any) -> Tensor:
         return array
     if arrays.place(array) != "cpu":
         return tensors.ints(op, name, array)
-    return torch.from_numpy(arrays.ints(op, name, array))
+    return arrays.as_tensor(arrays.ints(op, name, array))
 
 
 def within(ids: Tensor, n: int) -> Tensor:

@@ -8,6 +8,7 @@ streamed once more. The functions at the end have the names of their namesakes i
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from memcore import arrays, autograd_device, losses, tensors
@@ -201,7 +202,7 @@ def _rows(op: str, name: str, array: Any) -> Tensor:
     if not isinstance(array, torch.Tensor):
         if arrays.place(array) != "cpu":
             return tensors.vectors(op, name, array)
-        return torch.from_numpy(arrays.reals(op, name, array))
+        return arrays.as_tensor(arrays.reals(op, name, array))
     return array if array.is_floating_point() else array.to(torch.float32)
 
 
@@ -247,11 +248,12 @@ def total(logits: Tensor) -> Tensor:
 def gather(values: Any, ids: Any) -> Tensor:
     """The values that ids name, zeros for -1."""
     if not isinstance(values, torch.Tensor):
-        values = torch.from_dlpack(values)
+        is_view = isinstance(values, np.ndarray)
+        values = arrays.as_tensor(values) if is_view else torch.from_dlpack(values)
     if not isinstance(ids, torch.Tensor):
         on_host = arrays.place(ids) == "cpu"
         ids = (
-            torch.from_numpy(arrays.ints("gather", "ids", ids))
+            arrays.as_tensor(arrays.ints("gather", "ids", ids))
             if on_host
             else tensors.ints("gather", "ids", ids)
         )

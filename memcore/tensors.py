@@ -95,16 +95,17 @@ def floats_on(op: str, name: str, array: Any, device: Any) -> Any:
     torch = library(op)
     if arrays.place(array) == "cpu" and not isinstance(array, torch.Tensor):
         # Arrays of a codebook are shared, and tensors could be written to.
-        return torch.tensor(arrays.floats(op, name, array), device=device)
+        return sent(arrays.floats(op, name, array), device)
     return vectors(op, name, array).to(device, torch.float32).contiguous()
 
 
 def sent(array: Any, device: Any) -> Any:
     """An array of NumPy as a tensor on a torch device, uint16 as bfloat16; nothing waits."""
     torch = library("sent")
-    if array.dtype != "uint16":
-        return arrays.sent(torch.tensor(array), device)
-    return arrays.sent(torch.tensor(array.view("int16")).view(torch.bfloat16), device)
+    is_bfloat16 = array.dtype == "uint16"
+    tensor = arrays.as_tensor(array.view("int16") if is_bfloat16 else array)
+    tensor = tensor.clone(memory_format=torch.contiguous_format)
+    return arrays.sent(tensor.view(torch.bfloat16) if is_bfloat16 else tensor, device)
 
 
 def fetched(*tensors: Any) -> list[Any]:

@@ -18,12 +18,12 @@ Shape = tuple[int, ...]
 
 def handles(op: str, banks: Any) -> Ints:
     """Handles as given, wherever they lie: (…,) int64."""
-    return arrays.ints(op, "banks", arrays.near(banks))
+    return _plain(arrays.ints(op, "banks", arrays.near(banks)))
 
 
 def ids(op: str, given: Any) -> tuple[Ints, Shape]:
     """Ids flat, and their shape; a single number is a row of one."""
-    named = arrays.ints(op, "ids", arrays.near(given))
+    named = _plain(arrays.ints(op, "ids", arrays.near(given)))
     return named.reshape(-1), named.shape or (1,)
 
 
@@ -49,7 +49,7 @@ def lead(op: str, name: str, vectors: NDArray[Any]) -> tuple[NDArray[Any], Shape
 
 def per_row(op: str, name: str, given: Any, shape: Shape) -> Ints:
     """Ids of rows of a shape, flat."""
-    named = arrays.ints(op, name, arrays.near(given))
+    named = _plain(arrays.ints(op, name, arrays.near(given)))
     if named.shape != shape and (named.shape or (1,)) != shape:
         raise ShapeError(f"{op}: {name} has shape {named.shape}, should be {shape}")
     return named.reshape(-1)
@@ -57,7 +57,7 @@ def per_row(op: str, name: str, given: Any, shape: Shape) -> Ints:
 
 def candidates(op: str, name: str, given: Any, shape: Shape) -> Ints:
     """Ids (…, m) of rows that each query of a shape may find, as (n, m); -1 pads."""
-    named = arrays.ints(op, name, arrays.near(given))
+    named = _plain(arrays.ints(op, name, arrays.near(given)))
     if named.ndim == 1 and shape == (1,):
         named = named[None]
     if named.ndim != len(shape) + 1 or named.shape[:-1] != shape:
@@ -86,3 +86,9 @@ def is_skip(op: str, missing: Any) -> bool:
     if missing not in ("raise", "skip"):
         raise InputError(f"{op}: missing is {missing!r}, should be 'raise' or 'skip'")
     return bool(missing == "skip")
+
+
+def _plain(array: Ints) -> Ints:
+    """Contiguous and aligned, as native code reads ids: a column of a group of forks is not."""
+    is_plain = array.flags.c_contiguous and array.flags.aligned
+    return array if is_plain else array.copy()
