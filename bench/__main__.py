@@ -30,12 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words.plot is not None:
         return _plot(parser, words.plot, words.out)
     if words.device == "cuda":
-        from . import gpu
-
-        out = _out(words.out)
-        if words.out is None or words.out.suffix != ".jsonl":
-            out = out.with_name(f"{out.stem}-gpu.jsonl")
-        return gpu.main(out, words.cases)
+        return _gpu(parser, words)
     level = "full" if words.full else "quick" if words.quick else "default"
     chosen = _choose(parser, cases.sweep(level), words.cases)
     if words.list:
@@ -85,12 +80,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", default="1", help="numbers of threads, as in 1,2")
     parser.add_argument("--rivals", default="all", help="all, none, or names, as in numpy,faiss")
-    parser.add_argument("--seconds", type=float, help="time given to each case")
+    parser.add_argument(
+        "--seconds", type=float, help="time given to each case; with --device cuda, to everything"
+    )
+    parser.add_argument("--only", help="with --device cuda: check,time,tests,sanitizer, or some")
     parser.add_argument("--flush", action="store_true", help="flush the caches before each turn")
     parser.add_argument("--out", type=Path, help="file of rows (.jsonl), or a folder")
     parser.add_argument("--list", action="store_true", help="print the names of the cases and stop")
     parser.add_argument("--plot", type=Path, metavar="ROWS", help="make pictures of a file of rows")
     return parser
+
+
+def _gpu(parser: argparse.ArgumentParser, words: argparse.Namespace) -> int:
+    from . import gpu
+
+    stages = (words.only or ",".join(gpu.STAGES)).split(",")
+    for stage in stages:
+        if stage not in gpu.STAGES:
+            parser.error(f"bench: only has {stage!r}, should be of {', '.join(gpu.STAGES)}")
+    out = _out(words.out)
+    if words.out is None or words.out.suffix != ".jsonl":
+        out = out.with_name(f"{out.stem}-gpu.jsonl")
+    return gpu.main(out, words.cases, stages, words.seconds or gpu.BUDGET_S)
 
 
 def _choose(parser: argparse.ArgumentParser, every: list[Case], parts: list[str]) -> list[Case]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from . import gpu
+from . import gpu_worker
 from .gpu_case import GpuCase
 from .gpu_cases import every
 
@@ -17,7 +17,7 @@ def test_time(benchmark: Any, case: GpuCase) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
-    given = gpu.checked(case, 0, "cuda")
+    given = gpu_worker.checked(case, 0, "cuda")
 
     def run() -> None:
         case.ours(**given)

@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import warnings
 import zlib
 
 import numpy as np
@@ -13,25 +12,13 @@ import interpreter
 import memcore
 from containers import CONTAINERS
 from memcore.ops import arguments
+from ops_of_torch import by_interpreter
 
 # Before any kernel is seen.
 interpreter.install()
 
 SEED = pytest.StashKey[int]()
 ISAS = memcore.isas()
-# What torch.library has for tensors that need gradients.
-OPS_OF_TORCH = (
-    "select",
-    "dots",
-    "aggregate",
-    "scatter",
-    "attend",
-    "attend_backward",
-    "log_sum_exp",
-    "log_sum_exp_backward",
-    "gather",
-    "gather_backward",
-)
 
 
 def pytest_addoption(parser):
@@ -126,16 +113,8 @@ def by_kernels():
     """The device on which the ops run by kernels: a GPU, or the host while the test lasts."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("triton")
-    from memcore import autograd, autograd_device, autograd_queue  # noqa: F401
-
     if torch.cuda.is_available():
         yield "cuda"
-        return
-    library = torch.library.Library("memcore", "IMPL")
-    with warnings.catch_warnings():
-        # torch says once that something is overridden.
-        warnings.simplefilter("ignore")
-        for op in OPS_OF_TORCH:
-            library.impl(op, getattr(autograd_device, op), "CPU", allow_override=True)
-    yield "cpu"
-    library._destroy()
+    else:
+        with by_interpreter():
+            yield "cpu"
