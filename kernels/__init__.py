@@ -14,11 +14,13 @@ from .attend import attend, attend_backward
 from .buckets import bucket_add, bucket_search, sketch_add
 from .codebook import assign, codebook_ema, codebook_sums, decode, search_codes
 from .hamming import hamming_search
+from .limits import Conditions, Limits
 from .lsh import lay_out, lsh_encode
 from .probing import lsh_probes
 from .runs import runs_of
+from .scan_pages import Pages
 from .search import norms, search, search_ragged
-from .search_pages import Conditions, Limits, Pages, search_pages
+from .search_pages import search_pages
 from .select import select
 from .topk import topk
 from .visits import visits

@@ -128,13 +128,10 @@ def code_sums(
     queries,
     is_query,
     query_stride,
-    origin_ptr,
+    pages,
     page,
     lane,
     is_row,
-    ids_at,
-    books_ptr,
-    book_column,
     dim,
     IS_L2: tl.constexpr,
     Q: tl.constexpr,
@@ -145,10 +142,10 @@ def code_sums(
     Without queries, of each row and itself: (1, N). Without a query_stride queries are tables, and
     rows have one code.
     """
-    cells = cells_of(origin_ptr, page, lane, book_column, ids_at)
+    cells = cells_of(pages.root, page, lane, pages.book_column, pages.ids_at)
     numbers = tl.load(cells, mask=is_row, other=-1)
     if query_stride is None:
-        first = tl.load(books_ptr).to(tl.pointer_type(tl.int64)) + numbers * 6 + 5
+        first = tl.load(pages.books).to(tl.pointer_type(tl.int64)) + numbers * 6 + 5
         word = tl.load(first, mask=is_row, other=0) + tl.load(cells + LANES, mask=is_row, other=0)
         at = queries[:, None] + word[None, :]
         total = tl.load(at, mask=is_query[:, None] & is_row[None, :], other=0)
@@ -159,7 +156,7 @@ def code_sums(
         is_left = is_row
         while tl.max(is_left.to(tl.int32), 0) > 0:
             number, is_its = next_book(numbers, is_left)
-            words, steps, begins, n_blocks, low_bits = book_of(books_ptr, number)
+            words, steps, begins, n_blocks, low_bits = book_of(pages.books, number)
             for block in range(0, tl.cdiv(dim, 16)):
                 k = components(
                     cells + LANES, is_its, words, steps, begins, n_blocks, low_bits, block, N
@@ -185,21 +182,17 @@ def code_sums(
 
 
 @triton.jit
-def norms_kernel(
-    origin_ptr, places_ptr, books_ptr, book_column, n_rows, dim, ids_at, N: tl.constexpr
-):
+def norms_kernel(pages, places_ptr, n_rows, dim, N: tl.constexpr):
     """Write the norms of what the codes at places (n_rows,) stand for to their pages."""
     i = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
     place = tl.load(places_ptr + i, mask=i < n_rows, other=0)
     page, lane = place >> 4, place & 15
     # A lane that holds no row has no codes.
-    is_row = tl.load(ids_of(origin_ptr, page, lane, ids_at), mask=i < n_rows, other=-1) >= 0
-    square = code_sums(
-        None, is_row, 1, origin_ptr, page, lane, is_row, ids_at, books_ptr, book_column, dim, False,
-        1, N,
-    )  # fmt: skip
+    ids = ids_of(pages.root, page, lane, pages.ids_at)
+    is_row = tl.load(ids, mask=i < n_rows, other=-1) >= 0
+    square = code_sums(None, is_row, 1, pages, page, lane, is_row, dim, False, 1, N)
     norm = tl.sqrt_rn(tl.reshape(square, (N,)))
-    tl.store(norms_of(origin_ptr, page, lane, ids_at), norm, mask=is_row)
+    tl.store(norms_of(pages.root, page, lane, pages.ids_at), norm, mask=is_row)
 
 
 def n_words(books: Sequence[Book]) -> int | None:
@@ -245,12 +238,10 @@ def write_norms(layout: Layout, origin: torch.Tensor, places: torch.Tensor) -> N
     n = places.numel()
     if n:
         norms_kernel[(triton.cdiv(n, 16),)](
-            origin,
+            layout.view(origin),
             places.contiguous(),
-            *layout.codes,
             n,
             layout.vector_dim,
-            layout.ids_at,
             N=16,
             enable_fp_fusion=False,
             # As in `search_pages`.

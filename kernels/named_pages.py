@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .arguments import Matrix
 from .canonical import scores, sums
 from .coded import book_of, code_sums, components, next_book
 from .paged import bank_of, page_of
@@ -80,29 +81,18 @@ def gather_kernel(
 
 
 @triton.jit
-def gather_codes_kernel(
-    origin_ptr,
-    places_ptr,
-    out_ptr,
-    n,
-    dim,
-    ids_at,
-    books_ptr,
-    book_column,
-    N: tl.constexpr,
-    D: tl.constexpr,
-):
+def gather_codes_kernel(pages, places_ptr, out_ptr, n, dim, N: tl.constexpr, D: tl.constexpr):
     """As `gather_kernel`, what codes stand for; nowhere stays as it is."""
     i = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
     place = tl.load(places_ptr + i, mask=i < n, other=NOWHERE)
     is_left = place != NOWHERE
     page, lane = place >> 4, place & 15
-    cells = cells_of(origin_ptr, page, lane, book_column, ids_at)
+    cells = cells_of(pages.root, page, lane, pages.book_column, pages.ids_at)
     numbers = tl.load(cells, mask=is_left, other=-1)
     first = tl.program_id(1) * D
     while tl.max(is_left.to(tl.int32), 0) > 0:
         number, is_its = next_book(numbers, is_left)
-        words, steps, begins, n_blocks, low_bits = book_of(books_ptr, number)
+        words, steps, begins, n_blocks, low_bits = book_of(pages.books, number)
         for begin in range(first, tl.minimum(first + D, dim), 16):
             x = components(
                 cells + LANES, is_its, words, steps, begins, n_blocks, low_bits, begin // 16, N
@@ -115,31 +105,24 @@ def gather_codes_kernel(
 
 
 @triton.jit
-def numbers_kernel(
-    origin_ptr, places_ptr, kinds_ptr, out_ptr, n, column, missing, ids_at, N: tl.constexpr
-):
+def numbers_kernel(pages, places_ptr, out_ptr, n, column, missing, N: tl.constexpr):
     """The numbers of a column at places (n,) into out (n,) float32; null is `missing`."""
     i = tl.program_id(0).to(tl.int64) * N + tl.arange(0, N)
     place = tl.load(places_ptr + i, mask=i < n, other=NOWHERE)
     is_row = place != NOWHERE
-    x = number(origin_ptr, place >> 4, place & 15, is_row, ids_at, column, kinds_ptr, missing)
+    x = number(pages, place >> 4, place & 15, is_row, column, missing)
     tl.store(out_ptr + i, x, mask=i < n)
 
 
 @triton.jit
 def score_kernel(
-    origin_ptr,
+    pages,
     places_ptr,
-    queries_ptr,
-    query_row_stride,
-    query_stride,
+    queries,
     query_squares_ptr,
     scores_ptr,
     n_named,
     dim,
-    ids_at,
-    books_ptr,
-    book_column,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
     N: tl.constexpr,
@@ -157,18 +140,17 @@ def score_kernel(
     place = tl.load(places_ptr + here, mask=column < n_named, other=NOWHERE)
     is_row = place != NOWHERE
     page, lane = place >> 4, place & 15
-    asked = queries_ptr + query * query_row_stride
-    if books_ptr is None:
-        rows = rows_of(origin_ptr, page, lane, dim, ITEM)
-        total = sums(asked, is_query, query_stride, rows, is_row, 1, dim, METRIC == "l2", 1, N)
+    asked = queries.ptr + query * queries.row_stride
+    if pages.books is None:
+        rows = rows_of(pages.root, page, lane, dim, ITEM)
+        total = sums(asked, is_query, queries.stride, rows, is_row, 1, dim, METRIC == "l2", 1, N)
     else:
         total = code_sums(
-            asked, is_query, query_stride, origin_ptr, page, lane, is_row, ids_at, books_ptr,
-            book_column, dim, METRIC == "l2", 1, N,
-        )  # fmt: skip
+            asked, is_query, queries.stride, pages, page, lane, is_row, dim, METRIC == "l2", 1, N
+        )
     norm = tl.zeros((N,), tl.float32)
     if METRIC == "cosine":
-        norm = tl.load(norms_of(origin_ptr, page, lane, ids_at), mask=is_row, other=0)
+        norm = tl.load(norms_of(pages.root, page, lane, pages.ids_at), mask=is_row, other=0)
     final = scores(total, tl.sqrt_rn(square), norm, METRIC) + 0.0
     final = tl.where(is_query[:, None] & is_row[None, :], final, float("-inf"))
     tl.store(scores_ptr + here[None, :], final, mask=(column < n_named)[None, :])
@@ -221,9 +203,8 @@ def gather(
         out = places.new_zeros(shape, dtype=dtype)
         if out.numel():
             gather_codes_kernel[(triton.cdiv(places.numel(), 16), triton.cdiv(shape[-1], 64))](
-                root, places, out, places.numel(), shape[-1], layout.ids_at, *layout.codes, N=16,
-                D=64,
-            )  # fmt: skip
+                layout.view(root), places, out, places.numel(), shape[-1], N=16, D=64
+            )
         return out
     out = places.new_empty(shape, dtype=dtype)
     if out.numel():
@@ -246,7 +227,7 @@ def numbers(
     out = places.new_empty(places.shape, dtype=torch.float32)
     if out.numel():
         numbers_kernel[(triton.cdiv(out.numel(), 128),)](
-            root, places, kinds, out, out.numel(), column, missing, layout.ids_at, N=128
+            layout.view(root, kinds), places, out, out.numel(), column, missing, N=128
         )
     return out
 
@@ -273,16 +254,13 @@ def score(
     if out.numel():
         n, m = places.shape
         score_kernel[(n, triton.cdiv(m, 16))](
-            root,
+            layout.view(root),
             places,
-            queries,
-            *queries.stride(),
+            Matrix.of(queries),
             squares,
             out,
             m,
             layout.vector_dim,
-            layout.ids_at,
-            *layout.codes,
             METRIC=metric,
             ITEM=layout.item,
             N=16,

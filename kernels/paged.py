@@ -16,15 +16,15 @@ from .where import is_among, meets, number
 
 
 @triton.jit
-def bank_of(root_ptr, handle):
+def bank_of(root, handle):
     """The rows of a bank, its table and the directory of pages; no rows where there is no bank.
 
     Of one handle, or of several.
     """
-    heads = tl.load(root_ptr).to(tl.pointer_type(tl.int64))
-    n_banks = tl.load(root_ptr + 1)
-    tables = tl.load(root_ptr + 2).to(tl.pointer_type(tl.int32))
-    directory = tl.load(root_ptr + 3).to(tl.pointer_type(tl.int64))
+    heads = tl.load(root).to(tl.pointer_type(tl.int64))
+    n_banks = tl.load(root + 1)
+    tables = tl.load(root + 2).to(tl.pointer_type(tl.int32))
+    directory = tl.load(root + 3).to(tl.pointer_type(tl.int64))
     index = handle & 0xFFFFFFFF
     is_bank = (handle >= 0) & (index < n_banks)
     head = heads + index * 3
@@ -41,70 +41,58 @@ def page_of(table, directory, row, is_row):
 
 @triton.jit
 def score_rows(
-    root_ptr,
-    queries_ptr,
-    query_row_stride,
-    query_stride,
+    pages,
+    queries,
     query,
     is_query,
     query_norm,
     page,
     lane,
     is_row,
-    kinds_ptr,
-    steps_ptr,
-    constants_ptr,
-    ends_ptr,
-    index_ptr,
-    candidates_ptr,
-    n_candidates,
-    scale,
-    bias,
-    low,
-    high,
+    limits,
     dim,
-    ids_at,
-    books_ptr,
-    book_column,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
     Q: tl.constexpr,
     N: tl.constexpr,
 ):
-    """The final scores of queries (Q,) and rows (N,) as keys (Q, N), and the rows' ids (N,)."""
-    id = tl.load(ids_of(root_ptr, page, lane, ids_at), mask=is_row, other=-1)
-    if index_ptr is not None:
-        program = tl.load(index_ptr + tl.program_id(0) * Q)
+    """The final scores of queries (Q,) and rows (N,) as keys (Q, N), and the rows' ids (N,).
+
+    Args beside sizes:
+        pages: an `arguments.PagesView`.
+        queries: an `arguments.Matrix`, of which those at `query` (Q,) are asked.
+        query_norm: (Q,), their canonical norms.
+        page, lane: (N,), where the rows are.
+        limits: an `arguments.LimitsView`.
+    """
+    id = tl.load(ids_of(pages.root, page, lane, pages.ids_at), mask=is_row, other=-1)
+    if limits.programs is not None:
+        program = tl.load(limits.programs.index + tl.program_id(0) * Q)
         if program >= 0:
-            begin = tl.load(ends_ptr + program)
-            last = tl.load(ends_ptr + program + 1)
-            is_row = is_row & meets(
-                root_ptr, page, lane, is_row, ids_at, steps_ptr, constants_ptr, kinds_ptr,
-                begin, last,
-            )  # fmt: skip
-    if candidates_ptr is not None:
-        named = candidates_ptr + tl.program_id(0).to(tl.int64) * n_candidates
-        is_row = is_row & is_among(id, named, n_candidates)
-    asked = queries_ptr + query * query_row_stride
-    if books_ptr is None:
-        rows = rows_of(root_ptr, page, lane, dim, ITEM)
-        total = sums(asked, is_query, query_stride, rows, is_row, 1, dim, METRIC == "l2", Q, N)
+            is_row = is_row & meets(pages, page, lane, is_row, limits.programs, program)
+    if limits.candidates is not None:
+        named = limits.candidates + tl.program_id(0).to(tl.int64) * limits.n_candidates
+        is_row = is_row & is_among(id, named, limits.n_candidates)
+    asked = queries.ptr + query * queries.row_stride
+    if pages.books is None:
+        rows = rows_of(pages.root, page, lane, dim, ITEM)
+        total = sums(asked, is_query, queries.stride, rows, is_row, 1, dim, METRIC == "l2", Q, N)
     else:
         total = code_sums(
-            asked, is_query, query_stride, root_ptr, page, lane, is_row, ids_at, books_ptr,
-            book_column, dim, METRIC == "l2", Q, N,
-        )  # fmt: skip
+            asked, is_query, queries.stride, pages, page, lane, is_row, dim, METRIC == "l2", Q, N
+        )
     norm = tl.zeros((N,), tl.float32)
     if METRIC == "cosine":
-        norm = tl.load(norms_of(root_ptr, page, lane, ids_at), mask=is_row, other=0)
+        norm = tl.load(norms_of(pages.root, page, lane, pages.ids_at), mask=is_row, other=0)
     final = scores(total, query_norm, norm, METRIC)
-    if scale is not None:
-        final = number(root_ptr, page, lane, is_row, ids_at, scale, kinds_ptr, 1.0)[None, :] * final
-    if bias is not None:
-        final = final + number(root_ptr, page, lane, is_row, ids_at, bias, kinds_ptr, 0.0)[None, :]
+    if limits.scale is not None:
+        final = number(pages, page, lane, is_row, limits.scale, 1.0)[None, :] * final
+    if limits.bias is not None:
+        final = final + number(pages, page, lane, is_row, limits.bias, 0.0)[None, :]
     final = final + 0.0
     # False for NaN, whatever the bounds.
-    allowed = is_query[:, None] & is_row[None, :] & (final >= low) & (final <= high)
+    allowed = is_query[:, None] & is_row[None, :]
+    allowed = allowed & (final >= limits.low) & (final <= limits.high)
     return tl.where(allowed, to_key(final), NOTHING), id
 
 
@@ -136,32 +124,17 @@ def keep_best(best, best_ids, keys, ids, Q: tl.constexpr, N: tl.constexpr, K: tl
 
 @triton.jit
 def paged_kernel(
-    root_ptr,
+    pages,
     handles_ptr,
     handle_stride,
-    queries_ptr,
-    query_row_stride,
-    query_stride,
+    queries,
     query_squares_ptr,
-    kinds_ptr,
-    steps_ptr,
-    constants_ptr,
-    ends_ptr,
-    index_ptr,
-    candidates_ptr,
-    n_candidates,
-    scale,
-    bias,
-    low,
-    high,
+    limits,
     needed_ptr,
     parts_ptr,
     part_ids_ptr,
     n_queries,
     dim,
-    ids_at,
-    books_ptr,
-    book_column,
     n_splits,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
@@ -187,11 +160,11 @@ def paged_kernel(
             return
     if ARE_FORKS:
         handle = tl.load(handles_ptr + query * handle_stride, mask=is_query, other=-1)
-        ends, tables, directory = bank_of(root_ptr, handle)
+        ends, tables, directory = bank_of(pages.root, handle)
         end = tl.max(ends, 0)
     else:
         handle = tl.load(handles_ptr + tl.program_id(0).to(tl.int64) * Q * handle_stride)
-        end, table, directory = bank_of(root_ptr, handle)
+        end, table, directory = bank_of(pages.root, handle)
     share = tl.cdiv(tl.cdiv(end, n_splits), N) * N
     begin = split * share
     end = tl.minimum(end, begin + share)
@@ -219,10 +192,8 @@ def paged_kernel(
                 is_row = number >= 0
                 page = tl.load(directory + number, mask=is_row, other=0)
                 key, id = score_rows(
-                    root_ptr, queries_ptr, query_row_stride, query_stride, query, is_asked, norm,
-                    page, lane, is_row, kinds_ptr, steps_ptr, constants_ptr, ends_ptr, index_ptr,
-                    candidates_ptr, n_candidates, scale, bias, low, high, dim, ids_at, books_ptr,
-                    book_column, METRIC, ITEM, Q, N,
+                    pages, queries, query, is_asked, norm, page, lane, is_row, limits, dim, METRIC,
+                    ITEM, Q, N,
                 )  # fmt: skip
                 key = tl.where(mine, key, NOTHING)
                 best, best_ids = keep_best(best, best_ids, key, id, Q, N, K)
@@ -230,10 +201,8 @@ def paged_kernel(
             is_row = row < end
             page = page_of(table, directory, row, is_row)
             key, id = score_rows(
-                root_ptr, queries_ptr, query_row_stride, query_stride, query, is_query, norm,
-                page, lane, is_row, kinds_ptr, steps_ptr, constants_ptr, ends_ptr, index_ptr,
-                candidates_ptr, n_candidates, scale, bias, low, high, dim, ids_at, books_ptr,
-                book_column, METRIC, ITEM, Q, N,
+                pages, queries, query, is_query, norm, page, lane, is_row, limits, dim, METRIC,
+                ITEM, Q, N,
             )  # fmt: skip
             best, best_ids = keep_best(best, best_ids, key, id, Q, N, K)
     out = (query[:, None] * n_splits + split) * K + tl.arange(0, K)[None, :]
@@ -244,31 +213,16 @@ def paged_kernel(
 
 @triton.jit
 def paged_pairs_kernel(
-    root_ptr,
+    pages,
     handles_ptr,
     handle_stride,
-    queries_ptr,
-    query_row_stride,
-    query_stride,
+    queries,
     query_squares_ptr,
-    kinds_ptr,
-    steps_ptr,
-    constants_ptr,
-    ends_ptr,
-    index_ptr,
-    candidates_ptr,
-    n_candidates,
-    scale,
-    bias,
-    low,
-    high,
+    limits,
     pairs_ptr,
     pair_ids_ptr,
     n_columns,
     dim,
-    ids_at,
-    books_ptr,
-    book_column,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
     N: tl.constexpr,
@@ -276,42 +230,16 @@ def paged_pairs_kernel(
     """The keys and ids of all pairs, (n_queries, n_columns): what is sorted where k is large."""
     query = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
     handle = tl.load(handles_ptr + tl.program_id(0).to(tl.int64) * handle_stride)
-    end, table, directory = bank_of(root_ptr, handle)
+    end, table, directory = bank_of(pages.root, handle)
     square = tl.load(query_squares_ptr + query)
     first = tl.program_id(1).to(tl.int64) * N
     row = first + tl.arange(0, N)
     is_row = row < end
+    page = page_of(table, directory, row, is_row)
     key, id = score_rows(
-        root_ptr,
-        queries_ptr,
-        query_row_stride,
-        query_stride,
-        query,
-        square <= 1e36,
-        tl.sqrt_rn(square),
-        page_of(table, directory, row, is_row),
-        row % LANES,
-        is_row,
-        kinds_ptr,
-        steps_ptr,
-        constants_ptr,
-        ends_ptr,
-        index_ptr,
-        candidates_ptr,
-        n_candidates,
-        scale,
-        bias,
-        low,
-        high,
-        dim,
-        ids_at,
-        books_ptr,
-        book_column,
-        METRIC,
-        ITEM,
-        1,
-        N,
-    )
+        pages, queries, query, square <= 1e36, tl.sqrt_rn(square), page, row % LANES, is_row,
+        limits, dim, METRIC, ITEM, 1, N,
+    )  # fmt: skip
     out = query[:, None] * n_columns + row[None, :]
     inside = (row < n_columns)[None, :]
     tl.store(pairs_ptr + out, key, mask=inside)

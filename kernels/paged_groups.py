@@ -15,14 +15,9 @@ from .where import meets, number
 
 @triton.jit
 def paged_keys_kernel(
-    root_ptr,
+    pages,
     handles_ptr,
-    kinds_ptr,
-    steps_ptr,
-    constants_ptr,
-    ends_ptr,
-    scale,
-    bias,
+    limits,
     codes_ptr,
     factor_ptr,
     beta_ptr,
@@ -30,7 +25,6 @@ def paged_keys_kernel(
     nu_ptr,
     dim,
     dim_padded,
-    ids_at,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
     IS_WEIGHED: tl.constexpr,
@@ -38,30 +32,27 @@ def paged_keys_kernel(
     """The shadow of a page of a bank, as `shadow.keys_kernel`.
 
     Args beside arrays:
+        pages: an `arguments.PagesView`.
         handles_ptr: (1,) the bank.
-        steps_ptr, constants_ptr, ends_ptr: a condition, or None.
-        scale, bias: columns, or None.
+        limits: an `arguments.LimitsView`; its condition, the first alone, scale and bias.
     """
     row = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
-    n_rows, table, directory = bank_of(root_ptr, tl.load(handles_ptr))
+    n_rows, table, directory = bank_of(pages.root, tl.load(handles_ptr))
     # A page that is not full is filled with copies of the last row.
     place = tl.minimum(row, n_rows - 1)
     lane = place % LANES
     is_row = place >= 0
     page = page_of(table, directory, place, is_row)
-    if ends_ptr is not None:
-        is_row = is_row & meets(
-            root_ptr, page, lane, is_row, ids_at, steps_ptr, constants_ptr, kinds_ptr,
-            tl.load(ends_ptr), tl.load(ends_ptr + 1),
-        )  # fmt: skip
-    scales = scale
-    if scale is not None:
-        scales = number(root_ptr, page, lane, is_row, ids_at, scale, kinds_ptr, 1.0)
-    biases = bias
-    if bias is not None:
-        biases = number(root_ptr, page, lane, is_row, ids_at, bias, kinds_ptr, 0.0)
+    if limits.programs is not None:
+        is_row = is_row & meets(pages, page, lane, is_row, limits.programs, 0)
+    scales = limits.scale
+    if limits.scale is not None:
+        scales = number(pages, page, lane, is_row, limits.scale, 1.0)
+    biases = limits.bias
+    if limits.bias is not None:
+        biases = number(pages, page, lane, is_row, limits.bias, 0.0)
     write_shadow(
-        rows_of(root_ptr, page, lane, dim, ITEM),
+        rows_of(pages.root, page, lane, dim, ITEM),
         row,
         is_row,
         is_row & (row < n_rows),
@@ -82,27 +73,16 @@ def paged_keys_kernel(
 
 @triton.jit
 def paged_rescore_kernel(
-    root_ptr,
+    pages,
     handles_ptr,
-    queries_ptr,
-    query_row_stride,
-    query_stride,
+    queries,
     query_squares_ptr,
-    kinds_ptr,
-    steps_ptr,
-    constants_ptr,
-    ends_ptr,
-    index_ptr,
-    scale,
-    bias,
-    low,
-    high,
+    limits,
     places_ptr,
     finals_ptr,
     ids_ptr,
     n_places,
     dim,
-    ids_at,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
     PAGES: tl.constexpr,
@@ -120,17 +100,16 @@ def paged_rescore_kernel(
     lane = slot % LANES
     place = tl.load(places_ptr + tl.program_id(0).to(tl.int64) * n_places + slot // LANES)
     row = place.to(tl.int64) * LANES + lane
-    n_rows, table, directory = bank_of(root_ptr, tl.load(handles_ptr))
+    n_rows, table, directory = bank_of(pages.root, tl.load(handles_ptr))
     is_row = (place >= 0) & (row < n_rows)
     out = query[:, None] * (n_places * LANES) + slot[None, :]
     if tl.max(is_row.to(tl.int32), 0) == 0:
         tl.store(finals_ptr + out, NOTHING)
         return
+    norm = tl.sqrt_rn(tl.load(query_squares_ptr + query))
+    page = page_of(table, directory, row, is_row)
     key, id = score_rows(
-        root_ptr, queries_ptr, query_row_stride, query_stride, query, query >= 0,
-        tl.sqrt_rn(tl.load(query_squares_ptr + query)), page_of(table, directory, row, is_row),
-        lane, is_row, kinds_ptr, steps_ptr, constants_ptr, ends_ptr, index_ptr, None, 0, scale,
-        bias, low, high, dim, ids_at, None, None, METRIC, ITEM, 1, N,
-    )  # fmt: skip
+        pages, queries, query, query >= 0, norm, page, lane, is_row, limits, dim, METRIC, ITEM, 1, N
+    )
     tl.store(finals_ptr + out, key)
     tl.store(ids_ptr + out, id[None, :], mask=key > NOTHING)

@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .arguments import Matrix, PagesView
 from .canonical import fold
 
 LANES: tl.constexpr = tl.constexpr(16)
@@ -59,15 +60,15 @@ class Layout:
         """Components of a vector, in pages or as codes."""
         return self.dim if self.books is None else self.books.dim
 
-    @property
-    def codes(self) -> tuple[torch.Tensor | None, int | None]:
-        """The root and the column of books as kernels take them; None where there are none."""
-        return (None, None) if self.books is None else (self.books.root, self.books.column)
+    def view(self, root: torch.Tensor, kinds: torch.Tensor | None = None) -> PagesView:
+        """Pages of this layout as kernels take them; kinds where they read columns."""
+        books = (None, None) if self.books is None else (self.books.root, self.books.column)
+        return PagesView(root, self.ids_at, kinds, *books)
 
-    def asked(self, queries: torch.Tensor) -> tuple[torch.Tensor, int, int | None]:
-        """Queries and their strides as kernels take them; tables have one alone."""
+    def asked(self, queries: torch.Tensor) -> Matrix:
+        """Queries as kernels take them; tables have one stride alone."""
         are_tables = self.books is not None and self.books.are_tables
-        return queries, queries.stride(0), None if are_tables else queries.stride(1)
+        return Matrix(queries, queries.stride(0), None if are_tables else queries.stride(1))
 
     @property
     def item(self) -> tl.dtype:

@@ -13,31 +13,18 @@ from .pages import LANES
 
 @triton.jit
 def lists_kernel(
-    root_ptr,
+    pages,
     handles_ptr,
     handle_row_stride,
     handle_stride,
-    queries_ptr,
-    query_row_stride,
-    query_stride,
+    queries,
     query_squares_ptr,
-    kinds_ptr,
-    steps_ptr,
-    constants_ptr,
-    ends_ptr,
-    index_ptr,
-    candidates_ptr,
-    n_candidates,
-    scale,
-    bias,
-    low,
-    high,
+    limits,
     parts_ptr,
     part_ids_ptr,
     n_lists,
     n_segments,
     dim,
-    ids_at,
     n_splits,
     METRIC: tl.constexpr,
     ITEM: tl.constexpr,
@@ -62,18 +49,17 @@ def lists_kernel(
     best_ids = tl.full((1, K), -1, tl.int64)
     for part in range(split, n_lists * n_segments, n_splits):
         handle = tl.load(lists + (part // n_segments).to(tl.int64) * handle_stride)
-        end, table, directory = bank_of(root_ptr, handle)
+        end, table, directory = bank_of(pages.root, handle)
         share = tl.cdiv(tl.cdiv(end, n_segments), N) * N
         begin = (part % n_segments) * share
         end = tl.minimum(end, begin + share)
         for first in range(begin, end, N):
             row = first + tl.arange(0, N)
             is_row = row < end
+            page = page_of(table, directory, row, is_row)
             key, id = score_rows(
-                root_ptr, queries_ptr, query_row_stride, query_stride, query, is_query, norm,
-                page_of(table, directory, row, is_row), row % LANES, is_row, kinds_ptr, steps_ptr,
-                constants_ptr, ends_ptr, index_ptr, candidates_ptr, n_candidates, scale, bias, low,
-                high, dim, ids_at, None, None, METRIC, ITEM, 1, N,
+                pages, queries, query, is_query, norm, page, row % LANES, is_row, limits, dim,
+                METRIC, ITEM, 1, N,
             )  # fmt: skip
             best, best_ids = keep_best(best, best_ids, key, id, 1, N, K)
     out = (query[:, None] * n_splits + split) * K + tl.arange(0, K)[None, :]

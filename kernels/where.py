@@ -58,18 +58,16 @@ def is_among(x, sorted_ptr, n):
 
 
 @triton.jit
-def meets(origin_ptr, page, lane, is_row, ids_at, steps_ptr, constants_ptr, kinds_ptr, first, last):
-    """Which rows meet the program of steps first to last.
+def meets(pages, page, lane, is_row, programs, which):
+    """Which rows meet a program, `which` of many.
 
-    Args beside arrays:
-        page, lane, is_row: (N,) addresses, lanes, and which of them are rows.
-        steps_ptr: (n, 4) int64: op, column, and its constants from where to where.
-        constants_ptr: (n,) int64 in the order of their kind, floats as `ordered`.
-        kinds_ptr: (n_columns,) int64.
+    Args beside the rows (N,), addresses of pages and lanes:
+        pages: an `arguments.PagesView`; programs: a `ProgramsView`.
     """
     stack = tl.zeros_like(page)
-    for step in range(first, last):
-        op = tl.load(steps_ptr + step * 4)
+    for step in range(tl.load(programs.ends + which), tl.load(programs.ends + which + 1)):
+        at = programs.steps + step * 4
+        op = tl.load(at)
         top = stack & 1
         if op == _AND:
             stack = (stack >> 1) & (top | -2)
@@ -80,19 +78,19 @@ def meets(origin_ptr, page, lane, is_row, ids_at, steps_ptr, constants_ptr, kind
         elif op == _TRUE:
             stack = (stack << 1) | 1
         else:
-            column = tl.load(steps_ptr + step * 4 + 1)
-            begin = tl.load(steps_ptr + step * 4 + 2)
-            end = tl.load(steps_ptr + step * 4 + 3)
-            kind = tl.load(kinds_ptr + column)
-            cell = tl.load(cells_of(origin_ptr, page, lane, column, ids_at), mask=is_row, other=0)
+            column, begin, end = tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+            kind = tl.load(pages.kinds + column)
+            cells = cells_of(pages.root, page, lane, column, pages.ids_at)
+            cell = tl.load(cells, mask=is_row, other=0)
             null = is_null(cell, kind)
             x = ordered(cell, kind)
             if op == _IS_NULL:
                 holds = null
             elif (op == _IN) | (op == _NOT_IN):
-                holds = (is_among(x, constants_ptr + begin, end - begin) == (op == _IN)) & ~null
+                is_in = is_among(x, programs.constants + begin, end - begin)
+                holds = (is_in == (op == _IN)) & ~null
             else:
-                constant = tl.load(constants_ptr + begin)
+                constant = tl.load(programs.constants + begin)
                 is_less = (x < constant) & ((op == _LESS) | (op == _LESS_EQUAL))
                 is_more = (x > constant) & ((op == _GREATER) | (op == _GREATER_EQUAL))
                 is_equal = (x == constant) & ((op == _LESS_EQUAL) | (op == _GREATER_EQUAL))
@@ -102,10 +100,11 @@ def meets(origin_ptr, page, lane, is_row, ids_at, steps_ptr, constants_ptr, kind
 
 
 @triton.jit
-def number(origin_ptr, page, lane, is_row, ids_at, column, kinds_ptr, missing):
+def number(pages, page, lane, is_row, column, missing):
     """The numbers of a column as float32; null, and no row, are `missing`."""
-    kind = tl.load(kinds_ptr + column)
-    cell = tl.load(cells_of(origin_ptr, page, lane, column, ids_at), mask=is_row, other=0)
+    kind = tl.load(pages.kinds + column)
+    cells = cells_of(pages.root, page, lane, column, pages.ids_at)
+    cell = tl.load(cells, mask=is_row, other=0)
     null = is_null(cell, kind) | ~is_row
     wide = tl.where(null, 0, cell).to(tl.float64, bitcast=True).to(tl.float32)
     whole = cell.to(tl.float32)

@@ -76,18 +76,24 @@ def build(name, architecture):
     module, function = variant.kernel.split(".")
     kernel = getattr(importlib.import_module(f"memcore.kernels.{module}"), function)
     signature, constants, hints = {}, {}, {}
+
+    def described(kind, path):
+        """The type of an argument, or of a part of one, as Triton is told it."""
+        if isinstance(kind, tuple):
+            return type(kind)(*(described(each, (*path, i)) for i, each in enumerate(kind)))
+        if kind in (None, "1"):
+            constants[path] = None if kind is None else 1
+            return "constexpr"
+        if kind.endswith("!"):
+            hints[path] = [["tt.divisibility", 16]]
+        return kind.rstrip("!")
+
     for i, parameter in enumerate(kernel.params):
-        kind = variant.types.get(parameter.name)
         if parameter.name in variant.constants:
             signature[parameter.name] = "constexpr"
             constants[(i,)] = variant.constants[parameter.name]
-        elif kind in (None, "1"):
-            signature[parameter.name] = "constexpr"
-            constants[(i,)] = None if kind is None else 1
         else:
-            signature[parameter.name] = kind.rstrip("!")
-            if kind.endswith("!"):
-                hints[(i,)] = [["tt.divisibility", 16]]
+            signature[parameter.name] = described(variant.types.get(parameter.name), (i,))
     source = ASTSource(kernel, signature, constants, hints)
     target = GPUTarget("cuda", architecture, 32)
     compiled = triton.compile(source, target=target, options=dict(variant.options))

@@ -74,7 +74,7 @@ def test_forks_that_share_most_of_their_pages(metric, options, rng, monkeypatch)
     assert device._store.mirror.are_forks
     scored = []
     if DEVICE == "cpu":
-        paged = memcore.kernels.search_pages.__globals__["paged"]
+        paged = memcore.kernels.scan_pages.paged
         score = paged.score_rows
         counted = lambda *given: scored.append(0) or score(*given)  # noqa: E731
         monkeypatch.setattr(paged, "score_rows", counted)

@@ -1,9 +1,9 @@
 """The kernels of pages whose rows are codes, as they are launched."""
 
-from variants.pages import FILTER, KEPT, SEARCH, WEIGHTS
+from variants.pages import KEPT, PAGES, ROWS, SEARCH, WEIGHTED
 from variants.variant import FLOATS, INTS, LONGS, NO_FUSION, Variant
 
-_BOOKS = {"books_ptr": LONGS, "book_column": "i32"}
+_PAGES = {"pages": PAGES._replace(books=LONGS, book_column="i32")}
 
 
 def _options(registers: int) -> dict[str, object]:
@@ -25,7 +25,7 @@ def _variants() -> dict[str, Variant]:
         registers = 168 if are_forks else 128
         found[f"paged {kind} of codes, {metric} {n_queries} x {n_rows}"] = Variant(
             "paged.paged_kernel",
-            {**KEPT, **_BOOKS, "handle_stride": "i32!" if n_queries > 1 else "1"},
+            {**KEPT, **_PAGES, "handle_stride": "i32!" if n_queries > 1 else "1"},
             {"METRIC": metric, "ITEM": tl.float16, **sizes},
             _options(registers),
             registers,
@@ -37,9 +37,9 @@ def _variants() -> dict[str, Variant]:
             "paged.paged_kernel",
             {
                 **KEPT,
-                **_BOOKS,
+                **_PAGES,
                 "handle_stride": "i32!" if n_queries > 1 else "1",
-                "query_stride": None,
+                "queries": ROWS._replace(stride=None),
             },
             {"METRIC": metric, "ITEM": tl.float16, "Q": n_queries, "N": n_rows, "K": 16},
             _options(128),
@@ -49,7 +49,7 @@ def _variants() -> dict[str, Variant]:
         )
     found["paged search of codes, weighted, of candidates"] = Variant(
         "paged.paged_kernel",
-        {**KEPT, **FILTER, **WEIGHTS, **_BOOKS},
+        {**KEPT, **_PAGES, "limits": WEIGHTED},
         {"METRIC": "dot", "ITEM": tl.float16, "Q": 1, "N": 64, "K": 256},
         _options(128),
         128,
@@ -57,14 +57,13 @@ def _variants() -> dict[str, Variant]:
     )
     found["paged pairs of codes"] = Variant(
         "paged.paged_pairs_kernel",
-        {**SEARCH, **_BOOKS, "pairs_ptr": INTS, "pair_ids_ptr": LONGS, "n_columns": "i32"},
+        {**SEARCH, **_PAGES, "pairs_ptr": INTS, "pair_ids_ptr": LONGS, "n_columns": "i32"},
         {"METRIC": "dot", "ITEM": tl.float16, "N": 32},
         _options(64),
         64,
         **canonical,
     )
-    places = {**dict.fromkeys(("origin_ptr", "places_ptr"), LONGS), **_BOOKS}
-    places |= {"dim": "i32!", "ids_at": "i32!"}
+    places = {**_PAGES, "places_ptr": LONGS, "dim": "i32!"}
     found["norms of codes"] = Variant(
         "coded.norms_kernel",
         {**places, "n_rows": "i32"},
@@ -79,9 +78,8 @@ def _variants() -> dict[str, Variant]:
         "named_pages.score_kernel",
         {
             **places,
-            **dict.fromkeys(("queries_ptr", "query_squares_ptr", "scores_ptr"), FLOATS),
-            "query_row_stride": "i32!",
-            "query_stride": "1",
+            "queries": ROWS,
+            **dict.fromkeys(("query_squares_ptr", "scores_ptr"), FLOATS),
             "n_named": "i32!",
         },
         {"METRIC": "cosine", "ITEM": tl.float16, "N": 16},

@@ -1,25 +1,21 @@
 """The kernels of pages, as they are launched."""
 
+from memcore.kernels.arguments import LimitsView, Matrix, PagesView, ProgramsView
 from variants.variant import BYTES, FLOATS, HALVES, INTS, LONGS, NO_FUSION, Variant
 
+ROWS = Matrix(FLOATS, "i32!", "1")
+PAGES = PagesView(LONGS, "i32!", LONGS, None, None)
+OPEN = LimitsView(None, None, "i32!", None, None, "fp32", "fp32")
+FILTERED = OPEN._replace(programs=ProgramsView(LONGS, LONGS, LONGS, LONGS))
+WEIGHTED = FILTERED._replace(candidates=LONGS, scale="i32", bias="i32")
 SEARCH = {
-    **dict.fromkeys(("root_ptr", "handles_ptr", "kinds_ptr"), LONGS),
+    "pages": PAGES,
+    "handles_ptr": LONGS,
     "handle_stride": "1",
-    "queries_ptr": FLOATS,
-    "query_row_stride": "i32!",
-    "query_stride": "1",
+    "queries": ROWS,
     "query_squares_ptr": FLOATS,
-    **dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr", "index_ptr"), None),
-    "candidates_ptr": None,
-    "n_candidates": "i32!",
-    "scale": None,
-    "bias": None,
-    "low": "fp32",
-    "high": "fp32",
+    "limits": OPEN,
     "dim": "i32!",
-    "ids_at": "i32!",
-    "books_ptr": None,
-    "book_column": None,
 }
 KEPT = {
     **SEARCH,
@@ -29,8 +25,6 @@ KEPT = {
     "n_queries": "i32",
     "n_splits": "i32",
 }
-FILTER = dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr", "index_ptr"), LONGS)
-WEIGHTS = {"candidates_ptr": LONGS, "scale": "i32", "bias": "i32"}
 
 
 def _variants() -> dict[str, Variant]:
@@ -70,17 +64,16 @@ def _variants() -> dict[str, Variant]:
             **canonical,
         )
     for metric, item in (("dot", tl.float32), ("cosine", tl.bfloat16), ("l2", tl.float32)):
-        filter = FILTER if metric == "cosine" else {}
+        limits = FILTERED if metric == "cosine" else OPEN
         found[f"shadow of a bank's rows, {metric}"] = Variant(
             "paged_groups.paged_keys_kernel",
             {
-                **dict.fromkeys(("root_ptr", "handles_ptr", "kinds_ptr"), LONGS),
-                **dict.fromkeys(("steps_ptr", "constants_ptr", "ends_ptr"), None),
-                **{name: kind for name, kind in filter.items() if name != "index_ptr"},
-                **dict.fromkeys(("scale", "bias"), None),
+                "pages": PAGES,
+                "handles_ptr": LONGS,
+                "limits": limits,
                 "codes_ptr": BYTES,
                 **dict.fromkeys(("factor_ptr", "beta_ptr", "epsilon_ptr", "nu_ptr"), FLOATS),
-                **dict.fromkeys(("dim", "dim_padded", "ids_at"), "i32!"),
+                **dict.fromkeys(("dim", "dim_padded"), "i32!"),
             },
             {"METRIC": metric, "ITEM": item, "IS_WEIGHED": metric != "dot"},
             options,
@@ -89,8 +82,8 @@ def _variants() -> dict[str, Variant]:
         found[f"rescore of a bank's pages, {metric}"] = Variant(
             "paged_groups.paged_rescore_kernel",
             {
-                **{name: kind for name, kind in SEARCH.items() if name != "n_candidates"},
-                **filter,
+                **SEARCH,
+                "limits": limits,
                 **dict.fromkeys(("places_ptr", "finals_ptr"), INTS),
                 "ids_ptr": LONGS,
                 "n_places": "i32!",
@@ -105,8 +98,7 @@ def _variants() -> dict[str, Variant]:
         "paged_groups.paged_keys_kernel",
         {
             **found["shadow of a bank's rows, cosine"].types,
-            "scale": "i32",
-            "bias": "1",
+            "limits": FILTERED._replace(scale="i32", bias="1"),
         },
         {"METRIC": "dot", "ITEM": tl.float16, "IS_WEIGHED": True},
         options,
@@ -114,11 +106,16 @@ def _variants() -> dict[str, Variant]:
     )
     narrow = {"METRIC": "dot", "ITEM": tl.bfloat16, "Q": 1, "N": 64}
     found["paged search, filtered, of bfloat16"] = Variant(
-        "paged.paged_kernel", {**KEPT, **FILTER}, {**narrow, "K": 32}, options, 128, **canonical
+        "paged.paged_kernel",
+        {**KEPT, "limits": FILTERED},
+        {**narrow, "K": 32},
+        options,
+        128,
+        **canonical,
     )
     found["paged search, weighted, of candidates"] = Variant(
         "paged.paged_kernel",
-        {**KEPT, **FILTER, **WEIGHTS},
+        {**KEPT, "limits": WEIGHTED},
         {**narrow, "K": 256},
         options,
         160,
@@ -133,14 +130,14 @@ def _variants() -> dict[str, Variant]:
         **canonical,
     )
     lists = {
-        **{name: kind for name, kind in KEPT.items() if name != "n_queries"},
+        **KEPT,
         "handle_row_stride": "i32",
         **dict.fromkeys(("n_lists", "n_segments"), "i32"),
     }
-    for metric, filters in (("dot", {}), ("cosine", {}), ("l2", {**FILTER, **WEIGHTS})):
-        found[f"search of lists, {metric}{', filtered' if filters else ''}"] = Variant(
+    for metric, limits in (("dot", OPEN), ("cosine", OPEN), ("l2", WEIGHTED)):
+        found[f"search of lists, {metric}{', filtered' if limits is WEIGHTED else ''}"] = Variant(
             "search_lists.lists_kernel",
-            {**lists, **filters},
+            {**lists, "limits": limits},
             {"METRIC": metric, "ITEM": tl.float32, "N": 64, "K": 16},
             options,
             128,
@@ -183,17 +180,15 @@ def _variants() -> dict[str, Variant]:
             divides=True,
             **canonical,
         )
-    origin = dict.fromkeys(("origin_ptr", "places_ptr", "kinds_ptr"), LONGS)
+    places = {"pages": PAGES, "places_ptr": LONGS}
     for metric, item in (("dot", tl.float32), ("cosine", tl.bfloat16), ("l2", tl.float32)):
         found[f"scores of named rows, {metric}"] = Variant(
             "named_pages.score_kernel",
             {
-                **origin,
-                **dict.fromkeys(("queries_ptr", "query_squares_ptr", "scores_ptr"), FLOATS),
-                "query_row_stride": "i32!",
-                "query_stride": "1",
-                **dict.fromkeys(("n_named", "dim", "ids_at"), "i32!"),
-                **dict.fromkeys(("books_ptr", "book_column")),
+                **places,
+                "queries": ROWS,
+                **dict.fromkeys(("query_squares_ptr", "scores_ptr"), FLOATS),
+                **dict.fromkeys(("n_named", "dim"), "i32!"),
             },
             {"METRIC": metric, "ITEM": item, "N": 16},
             options,
@@ -216,7 +211,7 @@ def _variants() -> dict[str, Variant]:
     )
     found["named rows"] = Variant(
         "named_pages.gather_kernel",
-        {**origin, "out_ptr": FLOATS, "n": "i32", "dim": "i32!"},
+        {"origin_ptr": LONGS, "places_ptr": LONGS, "out_ptr": FLOATS, "n": "i32", "dim": "i32!"},
         {"ITEM": tl.bfloat16, "N": 16, "D": 64},
         {"num_warps": 4},
         64,
@@ -224,11 +219,10 @@ def _variants() -> dict[str, Variant]:
     found["numbers of named rows"] = Variant(
         "named_pages.numbers_kernel",
         {
-            **origin,
+            **places,
             "out_ptr": FLOATS,
             **dict.fromkeys(("n", "column"), "i32"),
             "missing": "fp32",
-            "ids_at": "i32!",
         },
         {"N": 128},
         {"num_warps": 4},

@@ -1,7 +1,7 @@
 """What a kernel variant is: types, constants, options, and what must hold of what it compiles to.
 
 A type that ends in ! is a multiple of 16, as torch's pointers and most sizes are; "1" is an
-argument that is 1, and None one that is not given.
+argument that is 1, and None one that is not given. An argument of several parts has a tuple.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Variant:
     """
 
     kernel: str
-    types: dict[str, str | None]
+    types: dict[str, Any]
     constants: dict[str, Any]
     options: dict[str, Any]
     registers: int
