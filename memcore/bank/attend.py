@@ -16,7 +16,7 @@ from memcore.bank import coded, device_reads, reads, searches
 from memcore.bank.gradients import moment, places, rows_of
 from memcore.bank.store import Store
 from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
-from memcore.hits import Hits, Read
+from memcore.hits import Read
 from memcore.ops.attend import attend as attend_over
 
 Array = NDArray[Any]
@@ -74,7 +74,7 @@ def attend(
     if is_traced:
         if isinstance(beta, (int, float)) and not beta > 0:
             raise InputError(f"attend: beta is {beta}, should be above 0")
-        read = _steps(_read_traced, library, store, banks, queries, k, beta, values, steps, where)
+        read = _steps(_read_there, library, store, banks, queries, k, beta, values, steps, where)
     else:
         if arrays.place(beta) == "cpu" and not (arrays.reals("attend", "beta", beta) > 0).all():
             raise InputError(f"attend: beta is {beta}, should be above 0")
@@ -183,34 +183,18 @@ def _read_there(
     values: Any,
     where: Any,
 ) -> tuple[Read, tuple[int, ...]]:
-    """One read on the device of the queries."""
-    with in_name_of("attend"):
-        hits = searches.search(store, banks, queries, k, where)
-    keys = rows_of(store, "attend", banks, hits)[0]
-    return _read_of(library, store, queries, hits, keys, beta, values)
+    """One read of tensors, where the queries are; an id that names no value adds nothing.
 
+    While torch traces it is of the rows of the moment in which the graph searches.
+    """
+    if arrays.is_traced(queries):
+        from memcore.bank import traced
 
-def _read_traced(
-    library: Any,
-    store: Store,
-    banks: Any,
-    queries: Any,
-    k: int,
-    beta: Any,
-    values: Any,
-    where: Any,
-) -> tuple[Read, tuple[int, ...]]:
-    """One read while torch traces, of the rows of the moment in which the graph searches."""
-    from memcore.bank import traced
-
-    hits, keys = traced.rows(store, banks, queries, k, where)
-    return _read_of(library, store, queries, hits, keys, beta, values)
-
-
-def _read_of(
-    library: Any, store: Store, queries: Any, hits: Hits, keys: Any, beta: Any, values: Any
-) -> tuple[Read, tuple[int, ...]]:
-    """The read of hits and their rows, all tensors; an id that names no value adds nothing."""
+        hits, keys = traced.rows(store, banks, queries, k, where)
+    else:
+        with in_name_of("attend"):
+            hits = searches.search(store, banks, queries, k, where)
+        keys = rows_of(store, "attend", banks, hits)[0]
     shape = tuple(hits.ids.shape[:-1])
     ids = places(hits)
     scores = hits.scores.reshape(ids.shape)

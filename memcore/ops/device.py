@@ -30,6 +30,27 @@ def is_on_device(op: str, backend: str | None, **given: Any) -> bool:
     return True
 
 
+def is_seen_by_torch(op: str, backend: str | None, *loose: Any, **given: Any) -> bool:
+    """Whether torch must see a call: it is one for a device, or a tensor needs a gradient.
+
+    Args:
+        op: for errors.
+        backend: the engine that was asked for.
+        loose: what may need a gradient, and may lie elsewhere.
+        given: what lies on one device, by names.
+
+    Raises:
+        BackendError: as `is_on_device`; an engine other than "cpu" where gradients are.
+    """
+    if is_on_device(op, backend, **given):
+        return True
+    if not arrays.differentiates(*loose, *given.values()):
+        return False
+    if backend not in (None, "cpu"):
+        raise BackendError(f"{op}: backend is {backend!r}, should be 'cpu' where gradients are")
+    return True
+
+
 def hits(op: str, k: Any, n_queries: int, device: Any) -> tuple[Any, Any, Any]:
     """K as a kernel reads it, an int or a tensor of one per query, and room for scores and ids."""
     if not isinstance(k, int) and arrays.place(k) != "cpu":

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from memcore import arrays, losses, slots, tensors
-from memcore.errors import BackendError, DtypeError, InputError, ShapeError
-from memcore.ops.device import is_on_device
+from memcore.errors import DtypeError, InputError, ShapeError
+from memcore.ops.batches import broadcast
+from memcore.ops.device import is_seen_by_torch
 
 REDUCTIONS = ("mean", "none")
 
@@ -163,12 +164,9 @@ def gather(values: Any, ids: Any) -> Any:
 
 
 def _library(op: str, backend: str | None, **given: Any) -> Any:
-    """`autograd_queue` on a device and where torch must see the call, else `losses`."""
-    if not is_on_device(op, backend, **given):
-        if not arrays.differentiates(*given.values()):
-            return losses
-        if backend not in (None, "cpu"):
-            raise BackendError(f"{op}: backend is {backend!r}, should be 'cpu' where gradients are")
+    """`autograd_queue` where torch must see the call, else `losses`."""
+    if not is_seen_by_torch(op, backend, **given):
+        return losses
     from memcore import autograd_queue
 
     return autograd_queue
@@ -195,11 +193,7 @@ def _bias(library: Any, op: str, bias: Any, negatives: Any) -> Any:
 def _lead(library: Any, op: str, rows: Any, negatives: Any, bias: Any) -> tuple[Any, ...]:
     """All with the same leading axes, and the shape of the values."""
     leads = [rows.shape[:-2], negatives.shape[:-2]] + ([] if bias is None else [bias.shape[:-1]])
-    try:
-        lead = np.broadcast_shapes(*map(tuple, leads))
-    except ValueError:
-        shapes = ", ".join(str(tuple(lead)) for lead in leads)
-        raise ShapeError(f"{op}: leading axes are {shapes}, should broadcast") from None
+    lead = broadcast(op, *leads)
     shape = (*lead, rows.shape[-2])
     rows = library.expand(rows, (*lead, *rows.shape[-2:]))
     negatives = library.expand(negatives, (*lead, *negatives.shape[-2:]))
