@@ -210,6 +210,11 @@ def _seen(op: str, name: str, array: Any) -> Any:
     """The array as a detached tensor, where it lies."""
     torch = library(op)
     if isinstance(array, torch.Tensor):
+        if array.layout is not torch.strided or array.is_quantized:
+            raise DtypeError(
+                f"{op}: {name} is a {array.layout} tensor of {array.dtype}, "
+                "should be a dense one of numbers"
+            )
         return array.detach()
     if arrays.place(array) == "cpu":
         raise BackendError(f"{op}: {name} is not a tensor, should be one on the others' device")

@@ -50,7 +50,7 @@ class Arena:
         *,
         metric: str = "cosine",
         dtype: str = "float32",
-        device: str = "cpu",
+        device: Any = "cpu",
         fields: Mapping[str, Any] | None = None,
         codebook: Codebook | None = None,
         index: Any = None,
@@ -62,9 +62,9 @@ class Arena:
             dim: components of a vector; None for rows without vectors.
             metric: "cosine", "dot" or "l2" (minus the squared distance).
             dtype: what rows are stored as: "float32", "float16" or "bfloat16".
-            device: "cpu", or "cuda" (and "cuda:1", …): then rows are kept on the host and, for
-                searches, on that GPU too. Arrays are taken from either, and results are where the
-                queries are.
+            device: "cpu", or "cuda" (and "cuda:1", …, and torch's devices): then rows are kept on
+                the host and, for searches, on that GPU too. Arrays are taken from either, and
+                results are where the queries are.
             fields: the kind of each field by name: "int64", "float64", "bool", "str" or "tags" (a
                 list of str); int, float, bool, str and list mean the same.
             codebook: keep codes of this book, as it is now, in the place of vectors; `get` gives,

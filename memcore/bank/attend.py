@@ -5,6 +5,7 @@ ids, the vectors that were found), so that later writes to a bank change no grad
 all of it stays there, and nothing waits; only payloads are objects of the host.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from memcore.bank.gradients import moment, places, rows_of
 from memcore.bank.store import Store
 from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
 from memcore.hits import Read
+from memcore.ops import arguments
 from memcore.ops.attend import attend as attend_over
 
 Array = NDArray[Any]
@@ -69,15 +71,11 @@ def attend(
         library = autograd
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
         raise DtypeError(f"attend: k is {k!r}, should be an int")
-    if steps < 1:
-        raise InputError(f"attend: steps is {steps}, should be at least 1")
+    steps = arguments.whole("attend", "steps", steps, 1)
+    _check_beta(beta, is_traced)
     if is_traced:
-        if isinstance(beta, (int, float)) and not beta > 0:
-            raise InputError(f"attend: beta is {beta}, should be above 0")
         read = _steps(_read_there, library, store, banks, queries, k, beta, values, steps, where)
     else:
-        if arrays.place(beta) == "cpu" and not (arrays.reals("attend", "beta", beta) > 0).all():
-            raise InputError(f"attend: beta is {beta}, should be above 0")
         with moment(store, "attend", banks, queries if is_there else None) as at:
             asked = library.rows("attend", "queries", queries) if is_there else queries
             once = _read_there if is_there else _read
@@ -101,9 +99,24 @@ def _steps(
     read: Any = None
     for step in range(steps):
         given = values if step == steps - 1 else None
-        read, shape = once(library, store, banks, asked, k, beta, given, where)
-        asked = read.out.reshape(*shape, -1)
+        read = once(library, store, banks, asked, k, beta, given, where)
+        asked = read.out
     return read
+
+
+def _check_beta(beta: Any, is_traced: bool) -> None:
+    """Raise an error unless beta is one number above 0, as far as it lies on the host."""
+    if isinstance(beta, (int, float)):
+        is_sound, shape = 0 < beta < float("inf"), ()
+    elif is_traced or arrays.place(beta) != "cpu":
+        is_sound, shape = True, tuple(beta.shape)
+    else:
+        found = arrays.reals("attend", "beta", beta)
+        is_sound, shape = bool(((found > 0) & (found < np.inf)).all()), found.shape
+    if math.prod(shape) != 1:
+        raise ShapeError(f"attend: beta has shape {shape}, should be one number")
+    if not is_sound:
+        raise InputError(f"attend: beta is {beta}, should be above 0")
 
 
 def attend_all(store: Store, bank: Any, queries: Any, beta: Any, options: Mapping[str, Any]) -> Any:
@@ -144,7 +157,7 @@ def _read(
     beta: Any,
     values: Any,
     where: Any,
-) -> tuple[Read, tuple[int, ...]]:
+) -> Read:
     with in_name_of("attend"):
         hits = searches.search(store, banks, queries, k, where)
     hit_ids = arrays.ints("attend", "ids", arrays.near(hits.ids))
@@ -157,20 +170,21 @@ def _read(
     # The rows that were found, one after the other: each is named once.
     places = np.full(found.shape, -1)
     places[found] = np.arange(len(keys))
-    ids: Any = library.ints("attend", "ids", places.reshape(-1, k))
-    scores: Any = arrays.floats("attend", "scores", arrays.near(hits.scores)).reshape(-1, k)
+    flat = math.prod(shape), k
+    ids: Any = library.ints("attend", "ids", places.reshape(flat))
+    scores: Any = arrays.floats("attend", "scores", arrays.near(hits.scores)).reshape(flat)
     if library is products:
         logits = np.float32(beta) * scores
     else:
         scores = library.rows("attend", "scores", scores)
-        asked = library.rows("attend", "queries", queries).reshape(-1, keys.shape[1])
+        asked = library.rows("attend", "queries", queries).reshape(flat[0], keys.shape[1])
         scores = library.attach(scores, ids, asked, keys, store.metric, None, None)
         logits = _logits(library, beta, scores, ids)
     weights, lse = library.softmax(logits)
     read, value_shape, of_value = _values(library, values, keys, rows.payloads, hit_ids, ids)
     out = library.aggregate(weights, read, of_value).reshape(*shape, *value_shape)
     named = library.ints("attend", "ids", hit_ids)
-    return Read(out, lse.reshape(shape), weights.reshape(*shape, k), named), shape
+    return Read(out, lse.reshape(shape), weights.reshape(*shape, k), named)
 
 
 def _read_there(
@@ -182,7 +196,7 @@ def _read_there(
     beta: Any,
     values: Any,
     where: Any,
-) -> tuple[Read, tuple[int, ...]]:
+) -> Read:
     """One read of tensors, where the queries are; an id that names no value adds nothing.
 
     While torch traces it is of the rows of the moment in which the graph searches.
@@ -212,7 +226,7 @@ def _read_there(
             )
         of_value = library.within(hits.ids.reshape(ids.shape), len(read))
     out = library.aggregate(weights, read, of_value).reshape(*shape, read.shape[1])
-    return Read(out, lse.reshape(shape), weights.reshape(*shape, ids.shape[1]), hits.ids), shape
+    return Read(out, lse.reshape(shape), weights.reshape(*shape, ids.shape[1]), hits.ids)
 
 
 def _logits(library: Any, beta: Any, scores: Any, ids: Any) -> Any:
@@ -239,7 +253,12 @@ def _values(
     rows = library.rows("attend", "values", values)
     if rows.ndim != 2:
         raise ShapeError(f"attend: values has shape {tuple(rows.shape)}, should be (n, value_dim)")
-    named = hit_ids.reshape(-1, hit_ids.shape[-1])
+    if hit_ids.max(initial=-1) >= len(rows):
+        raise InputError(
+            f"attend: values has {len(rows)} rows, should have one for each id up to "
+            f"{hit_ids.max()}, which was found"
+        )
+    named = hit_ids.reshape(ids.shape)
     return rows, (rows.shape[1],), library.ints("attend", "ids", named)
 
 

@@ -58,7 +58,7 @@ class Bank:
         *,
         metric: str = "cosine",
         dtype: str = "float32",
-        device: str = "cpu",
+        device: Any = "cpu",
         fields: Mapping[str, Any] | None = None,
         embed: Embed | None = None,
         codebook: Codebook | None = None,
@@ -93,7 +93,7 @@ class Bank:
         self._index = index_.options("Bank", index)
         placed = None if self._is_open and codebook is None else self._index
         self._device: dict[str, Any] = {"device": device, "device_bytes": device_bytes}
-        device_.place(device, device_bytes)
+        self._on = str(device_.place(device, device_bytes) or "cpu")
         there = {} if dim is None else self._device
         arena = Arena(
             dim, metric=metric, dtype=dtype, fields=fields, codebook=codebook, index=placed, **there
@@ -131,6 +131,16 @@ class Bank:
     def nbytes(self) -> int:
         """Bytes of all pages in use, those of forks and snapshots too."""
         return self._place[0].nbytes
+
+    @property
+    def device(self) -> str:
+        """Where searches run: "cpu", or the GPU."""
+        return self._on
+
+    @property
+    def device_nbytes(self) -> int:
+        """Bytes of the GPU's memory that are held, for forks and snapshots too; 0 on the cpu."""
+        return self._place[0].device_nbytes
 
     def add(
         self,
@@ -357,6 +367,7 @@ class Bank:
         """
         fork = object.__new__(Bank)
         fork.embed, fork._index, fork._device = self.embed, self._index, self._device
+        fork._on = self._on
         fork._dim, fork._fields, fork._is_open = self._dim, self._fields, self._is_open
         fork._first_add = Lock()
         arena, handle = self._place
@@ -365,6 +376,10 @@ class Bank:
         return fork
 
     __copy__ = fork
+
+    def __reduce__(self) -> Any:
+        # Neither pickled nor copied deep: its payloads are whose they are.
+        return self._place[0]._store.__reduce__()
 
     def snapshot(self) -> Mark:
         """Remember the bank as it is, for `rollback`. Costs what `fork` does."""

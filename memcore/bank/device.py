@@ -1,5 +1,6 @@
 """The page store of an arena on a device: written on the host, mirrored and searched there."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -13,7 +14,8 @@ from memcore import _core, arrays, tensors
 from memcore.bank import device_conditions
 from memcore.bank.mirror import Mirror
 from memcore.codebook import CodePages
-from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_name_of
+from memcore.errors import BackendError, InputError, ShapeError, in_name_of
+from memcore.ops import arguments
 from memcore.reference import MAX_SQUARE, squares, widen
 
 Array = NDArray[Any]
@@ -27,27 +29,26 @@ _WRITES |= {"copy_from": "rollback", "recode": "recode"}
 _MOST_KEPT = 256
 
 
-def place(device: str, budget: Any) -> Any:
+def place(device: Any, budget: Any) -> Any:
     """The torch device that an arena asks for, None for the cpu.
 
     Args:
-        device: "cpu", "cuda", or "cuda:1" and so on.
+        device: "cpu", "cuda", or "cuda:1" and so on, or torch's own device.
         budget: bytes of the device's memory for pages, or None for all that there is.
 
     Raises:
         BackendError: there is no such device, or what runs kernels there is not installed.
         InputError, DtypeError: a budget that is none, or that is given on the cpu.
     """
+    device = str(device)
     if device == "cpu":
         if budget is not None:
             raise InputError("Arena: device_bytes is given, should be None on the cpu")
         return None
-    if not str(device).startswith("cuda"):
+    if not re.fullmatch("cuda(:[0-9]+)?", device):
         raise BackendError(f"Arena: device is {device!r}, should be 'cpu' or 'cuda'")
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
-        raise DtypeError(f"Arena: device_bytes is {budget!r}, should be an int, or None")
-    if budget is not None and budget < 0:
-        raise InputError(f"Arena: device_bytes is {budget}, should be at least 0")
+    if budget is not None:
+        arguments.whole("Arena", "device_bytes", budget, 0)
     return tensors.place_for("Arena", device)
 
 

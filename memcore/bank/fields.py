@@ -55,6 +55,8 @@ class Schema:
     """
 
     def __init__(self, op: str, kinds: Mapping[Any, Any] | None) -> None:
+        if kinds is not None and not isinstance(kinds, Mapping):
+            raise DtypeError(f"{op}: fields is a {type(kinds).__name__}, should be a dict")
         self.fields: dict[str, Field] = {}
         for column, (name, kind) in enumerate((kinds or {}).items()):
             if not isinstance(name, str) or name in RESERVED:

@@ -9,7 +9,7 @@ from memcore import arrays, tensors
 from memcore.bank import device_reads, shapes
 from memcore.bank import fields as fields_
 from memcore.bank.store import Store
-from memcore.errors import in_name_of
+from memcore.errors import DtypeError, in_name_of
 from memcore.hits import Hits
 
 Ints = NDArray[np.int64]
@@ -67,6 +67,8 @@ def get(store: Store, banks: Any, ids: Any, missing: str) -> Rows:
 
 def payloads_of(store: Store, banks: Any, hits: Hits) -> list[Any]:
     """`Arena.rows`."""
+    if not hasattr(hits, "ids"):
+        raise DtypeError(f"rows: hits is a {type(hits).__name__}, should be what `search` gave")
     ids = arrays.ints("rows", "hits", arrays.near(hits.ids))
     flat = shapes.fit("rows", shapes.handles("rows", banks), ids.shape[:-1], "hits")
     wanted = ids.reshape(-1)

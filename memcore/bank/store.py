@@ -56,7 +56,7 @@ class Store:
         dim: int | None,
         metric: str,
         dtype: str,
-        device: str,
+        device: Any,
         fields: Mapping[str, Any] | None,
         codebook: Codebook | None,
         index: Any,
@@ -70,7 +70,7 @@ class Store:
             raise InputError(f"Arena: dim is {dim}, should be at least 1")
         if metric not in METRICS:
             raise InputError(f"Arena: metric is {metric!r}, should be one of {', '.join(METRICS)}")
-        if dtype not in _STORED:
+        if dtype not in [*_STORED]:
             raise InputError(f"Arena: dtype is {dtype!r}, should be one of {', '.join(_STORED)}")
         self.dim = None if dim is None else int(dim)
         self.metric = metric
@@ -97,6 +97,13 @@ class Store:
         self.tables = Tables(self.pages, self.schema.interned)
         self.number = next(_NUMBERS)
         STORES[self.number] = self
+
+    def __reduce__(self) -> Any:
+        # The words of pickle are about the first part that it stumbles over.
+        raise DtypeError(
+            "pickle: a bank or an arena is memory of this process, should be forked, or made anew "
+            "from what get gives"
+        )
 
     def drop(self, banks: Ints) -> None:
         """Give up banks (n,), their rows and what only those held."""

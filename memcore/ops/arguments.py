@@ -109,6 +109,14 @@ def whole(op: str, name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def check_banks(op: str, store: Any, banks: Any) -> None:
+    """Raise an error unless handles come with a store of many banks, and with no other."""
+    if banks is None and hasattr(store, "new"):
+        raise InputError(f"{op}: banks is None with an Arena, should be the handle of each query")
+    if banks is not None and not hasattr(store, "new"):
+        raise InputError(f"{op}: banks is given with a Bank, should be left out")
+
+
 def segmentation(
     op: str, offsets: Any, segments: Any, n_queries: int, n_keys: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

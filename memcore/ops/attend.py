@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memcore.errors import InputError, ShapeError
+from memcore.ops import arguments
 from memcore.ops.attend_plan import Plan, count
 from memcore.ops.batches import broadcast, library_of, like, same_real
 
@@ -104,6 +105,7 @@ def attend(
             if value is not None:
                 raise InputError(f"attend: {name} is given with a store, should be left out")
         asked.pop("return_dropped")
+        arguments.check_banks("attend", keys, banks)
         where_asked = () if banks is None else (banks,)
         width = 10 if k is None else k
         return keys.attend(

@@ -12,7 +12,7 @@ from memcore import arrays
 from memcore.backends import search_plain
 from memcore.errors import InputError
 from memcore.hits import Hits
-from memcore.ops import plain
+from memcore.ops import arguments, plain
 from memcore.ops.hamming import hamming_search
 from memcore.ops.plain import METRICS
 
@@ -221,6 +221,7 @@ def _search_store(
         raise InputError(f"search: metric is {metric!r}, should be the store's {store.metric!r}")
     if mask is not None:
         raise InputError("search: mask is given with a store, should be where or candidates")
+    arguments.check_banks("search", store, banks)
     if backend is not None:
         # The store knows the one engine that reads its pages.
         options = {**options, "backend": backend}
