@@ -27,7 +27,7 @@ from .case import WrongAnswerError
 from .gpu_case import GpuCase
 from .gpu_cases import every
 
-_BUDGET_S, _N_WARM, _N_MOST, _N_LEAST = 1.5, 3, 200, 5
+_BUDGET_S, _N_WARM, _N_MOST, _N_LEAST = 1.0, 3, 200, 5
 # More than the last cache of any GPU.
 _FLUSHED_BYTES = 1 << 28
 RIGHT, FAILED = "right: ", "failed: "

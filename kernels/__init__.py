@@ -5,6 +5,8 @@ its namesake in `memcore._core`; it allocates through torch, runs on torch's cur
 never waits for it.
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 import triton
 
@@ -49,6 +51,7 @@ __all__ = [
     "named_pages",
     "norms",
     "pages",
+    "place",
     "runs_of",
     "scatter",
     "search",
@@ -69,3 +72,8 @@ def check(op: str, error: type[Exception], array: object) -> None:
     is_read = isinstance(array, torch.Tensor) and array.device.type in readable
     if not is_read:
         raise error(f"{op}: an array is on {place}, should be on a GPU where triton runs")
+
+
+def place(array: torch.Tensor) -> AbstractContextManager[object]:
+    """A context in which launches go to an array's device: Triton takes torch's current one."""
+    return torch.cuda.device_of(array)

@@ -100,7 +100,8 @@ def differentiates(*given: Any) -> bool:
         return False
     tensors = [array for array in given if isinstance(array, torch.Tensor)]
     if torch.compiler.is_compiling():
-        return bool(tensors)
+        # torch 2.11 does not trace bool() of a list.
+        return len(tensors) > 0
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 

@@ -221,7 +221,8 @@ def _launcher(op: str) -> Runner:
 
     def run(*given: Any, **options: Any) -> Any:
         kernels = check_readable(op, given[0])
-        return getattr(kernels, op)(*given, **options)
+        with kernels.place(given[0]):
+            return getattr(kernels, op)(*given, **options)
 
     return run
 

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -156,3 +157,26 @@ def test_cupy_arrays_are_searched_where_they_lie(rng):
     assert isinstance(hits.ids, cupy.ndarray)
     found = tuple(np.asarray(each.get()) for each in hits)
     assert_hits(found, reference.search(queries, keys, 5))
+
+
+def test_kernels_are_launched_on_the_device_of_the_arrays(monkeypatch, rng):
+    torch = pytest.importorskip("torch")
+    kernels = pytest.importorskip("memcore.kernels")
+    noted, launch = [], kernels.topk
+
+    @contextmanager
+    def device_of(array):
+        noted.append(array.data_ptr())
+        yield
+        noted.append("left")
+
+    def launched(*given):
+        noted.append("launched")
+        launch(*given)
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(kernels, "topk", launched)
+    scores = torch.from_numpy(normal(rng, 2, 9)).to("cuda" if torch.cuda.is_available() else "cpu")
+    hits = memcore.topk(scores, 3, backend="triton")
+    assert noted == [scores.data_ptr(), "launched", "left"]
+    assert_hits(tuple(each.cpu().numpy() for each in hits), reference.topk(scores.cpu().numpy(), 3))
