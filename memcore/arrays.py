@@ -162,6 +162,17 @@ def like(array: Any, result: NDArray[Any], *, is_bfloat16: bool = False) -> Any:
     return sent(tensor, array.device)
 
 
+def check_plain(op: str, name: str, tensor: Any) -> None:
+    """Raise DtypeError for a tensor that stands for others, inside `torch.vmap` or `torch.func`."""
+    torch: Any = sys.modules["torch"]
+    if torch.compiler.is_compiling():
+        return
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        raise DtypeError(
+            f"{op}: {name} is a tensor inside torch.vmap or torch.func, should be a plain one"
+        )
+
+
 def as_tensor(view: NDArray[Any]) -> Any:
     """A NumPy view of a caller's array as a tensor of the host, for what only reads it.
 
@@ -252,6 +263,7 @@ def _from_torch(op: str, name: str, tensor: Any, torch: Any) -> tuple[NDArray[An
         # force only detaches and resolves lazy views: the tensor is on the host already.
         return tensor.numpy(force=True), False
     except (TypeError, RuntimeError) as error:
+        check_plain(op, name, tensor)
         raise DtypeError(
             f"{op}: {name} is a {tensor.layout} tensor of {tensor.dtype}, which NumPy cannot read"
         ) from error

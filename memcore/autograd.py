@@ -218,6 +218,7 @@ for _name, _gradients, _save in (
 def rows(op: str, name: str, array: Any) -> Tensor:
     """Any array of numbers as a tensor; float64 stays what it is."""
     if isinstance(array, torch.Tensor):
+        arrays.check_plain(op, name, array)
         if not array.is_floating_point() and array.dtype is not torch.int8:
             return array.to(torch.float32)
         return array

@@ -203,6 +203,7 @@ def _rows(op: str, name: str, array: Any) -> Tensor:
         if arrays.place(array) != "cpu":
             return tensors.vectors(op, name, array)
         return arrays.as_tensor(arrays.reals(op, name, array))
+    arrays.check_plain(op, name, array)
     return array if array.is_floating_point() else array.to(torch.float32)
 
 

@@ -215,6 +215,7 @@ def _seen(op: str, name: str, array: Any) -> Any:
                 f"{op}: {name} is a {array.layout} tensor of {array.dtype}, "
                 "should be a dense one of numbers"
             )
+        arrays.check_plain(op, name, array)
         return array.detach()
     if arrays.place(array) == "cpu":
         raise BackendError(f"{op}: {name} is not a tensor, should be one on the others' device")

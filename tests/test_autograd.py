@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import memcore
+from memcore.errors import DtypeError
 
 torch = pytest.importorskip("torch")
 from memcore import autograd  # noqa: E402
@@ -229,6 +230,21 @@ def test_second_derivatives_of_dense_attention_are_refused(rng):
     out = memcore.attend(queries, keys, values, beta=beta)
     with pytest.raises(memcore.BackendError, match="should be an int: dense attention has first"):
         torch.autograd.grad(out.sum(), queries, create_graph=True)
+
+
+@pytest.mark.parametrize("transform", [torch.vmap, torch.func.grad, torch.func.jacrev])
+def test_transforms_of_functions_are_refused_in_one_sentence(rng, transform):
+    queries, keys = tensors(rng, (2, 4, 5), (7, 5), dtype=torch.float32, requires_grad=False)
+    ids = torch.zeros(4, 2, dtype=torch.int64)
+    calls = {
+        "search": lambda rows: memcore.search(rows, keys, 3).scores.sum(),
+        "attend": lambda rows: memcore.attend(rows, keys, k=3, beta=1.0).sum(),
+        "aggregate": lambda rows: memcore.aggregate(rows[:, :2], keys, ids).sum(),
+        "nce": lambda rows: memcore.nce(rows, rows.detach(), keys, temperature=1.0),
+    }
+    for op, call in calls.items():
+        with pytest.raises(DtypeError, match=f"^{op}: .* is a tensor inside torch.vmap or torch"):
+            transform(call)(queries if transform is torch.vmap else queries[0])
 
 
 def test_no_tensor_outlives_its_graph(rng):

@@ -11,7 +11,7 @@ from memcore import tensors
 from memcore.codebook import Codebook, Exchange
 from memcore.codebook.step import State
 from memcore.codebook.step_device import moved
-from memcore.errors import BackendError, InputError, ShapeError
+from memcore.errors import BackendError, DtypeError, InputError, ShapeError
 from memcore.nn.exchange import Ranks
 from memcore.ops.codebook import decode
 
@@ -96,11 +96,15 @@ class VectorQuantizer(torch.nn.Module):
 
         Raises:
             ShapeError: another dim.
+            DtypeError: what is no tensor of floats.
             InputError: a vector with NaN, Inf or a norm above 1e18 (on a device only in training;
                 in evaluation its codes are -1); an empty book in evaluation.
             BackendError: a tensor on a device without Triton, or not on that of the book.
         """
         book, place = self.book, self.book.place
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            kind = getattr(x, "dtype", type(x).__name__)
+            raise DtypeError(f"forward: x is of {kind}, should be a tensor of floats")
         if place is not None and x.device != place:
             raise BackendError(f"forward: x is on {x.device}, should be on {place} as the book")
         if x.ndim < 1 or x.shape[-1] != book.dim:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cases import normal
-from memcore import BackendError, Codebook, InputError, ShapeError
+from memcore import BackendError, Codebook, DtypeError, InputError, ShapeError
 
 torch = pytest.importorskip("torch")
 
@@ -159,6 +159,9 @@ def test_bad_input_changes_nothing(rng):
         layer(rows)
     with pytest.raises(ShapeError, match=r"forward: x has shape \(40, 3\)"):
         layer(rows[:, :3])
+    for other in (rows.numpy(), rows.long()):
+        with pytest.raises(DtypeError, match=r"^forward: x is of .*, should be a tensor"):
+            layer(other)
     assert layer.book.state is state
     with pytest.raises(InputError, match="commitment is -1"):
         VectorQuantizer(16, 4, commitment=-1)
