@@ -108,6 +108,13 @@ def poisoned_outputs(monkeypatch):
     monkeypatch.setattr(arguments, "outputs", outputs)
 
 
+@pytest.fixture(autouse=True)
+def shuffled_programs(request):
+    """The programs of a kernel run in an order of this test's own."""
+    name = zlib.crc32(request.node.nodeid.encode())
+    interpreter.reseed([request.config.stash[SEED], name, 1])
+
+
 @pytest.fixture
 def by_kernels():
     """The device on which the ops run by kernels: a GPU, or the host while the test lasts."""

@@ -2,12 +2,21 @@
 
 `install()` must run before the first kernel is decorated. Where there is a GPU it does nothing, and
 the same tests run there.
+
+What a GPU leaves open is left open: programs run in any order, and memory that nobody wrote, or
+that a mask leaves out of a load, holds nonsense. `sanitizer` sees what they touch.
 """
 
 import importlib.util
 import os
 
 import numpy as np
+
+from sanitizer import Sanitizer
+
+SANITIZER = Sanitizer()
+# What says in which order programs run.
+_order = [np.random.default_rng(0)]
 
 
 def has_gpu():
@@ -38,6 +47,9 @@ def install():
 
     interpreter._patch_lang = patch_once
     _mend_bfloat16(interpreter)
+    _shuffle(interpreter)
+    _fill(interpreter)
+    SANITIZER.install(interpreter)
     launch = interpreter.GridExecutor.__call__
 
     def launch_silently(*given, **named):
@@ -46,6 +58,59 @@ def install():
             return launch(*given, **named)
 
     interpreter.GridExecutor.__call__ = launch_silently
+
+
+def reseed(seed):
+    """Have programs run in the order that this seed says."""
+    _order[0] = np.random.default_rng(seed)
+
+
+def _shuffle(interpreter):
+    """Run the programs of a launch in random order."""
+    builder = interpreter.InterpreterBuilder
+    spread, begin = builder.set_grid_dim, builder.set_grid_idx
+    order = []
+
+    def spread_shuffled(self, *sizes):
+        spread(self, *sizes)
+        order[:] = _order[0].permutation(int(np.prod(sizes))).tolist()
+
+    def begin_shuffled(self, x, y, z):
+        _, n_y, n_z = self.grid_dim
+        place = (x * n_y + y) * n_z + z
+        # Whoever sets the grid in another way wants the programs as they are.
+        place = order[place] if len(order) == np.prod(self.grid_dim) else place
+        rest, z = divmod(place, n_z)
+        begin(self, *divmod(rest, n_y), z)
+
+    builder.set_grid_dim, builder.set_grid_idx = spread_shuffled, begin_shuffled
+
+
+def _fill(interpreter):
+    """Have nonsense in memory that nobody wrote, and in lanes that a load without `other` skips."""
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    semantic = interpreter.TritonSemantic
+    begin, load = semantic._load_legacy, builder.create_masked_load
+    has_other = [True]
+
+    def begin_noted(self, pointers, mask, other, *rest):
+        # The interpreter takes an `other` of 0 for none.
+        has_other[0] = other is not None
+        return begin(self, pointers, mask, other, *rest)
+
+    def load_filled(self, pointers, mask, other, *rest):
+        if not has_other[0] and not mask.data.all():
+            kind = pointers.get_element_ty()
+            data = np.empty(pointers.data.shape, interpreter._get_np_dtype(kind))
+            data.view(np.uint8).fill(0xFF if kind.is_floating() else 1 if kind.is_bool() else 0x7F)
+            other = handle(data, kind)
+        return load(self, pointers, mask, other, *rest)
+
+    semantic._load_legacy, builder.create_masked_load = begin_noted, load_filled
 
 
 def _mend_bfloat16(interpreter):

@@ -313,6 +313,17 @@ void fail(const char* name, int n_before) {
 
 int count_faults(void) { return faults; }
 
+/* Where the spans that are locked begin and end, one after the other; how many there are. */
+int list_locked(size_t bounds[2 * MOST]) {
+  int n = 0;
+  for (int i = 0; i < MOST; ++i) {
+    if (!locked[i].begin) continue;
+    bounds[2 * n] = (size_t)locked[i].begin;
+    bounds[2 * n++ + 1] = (size_t)locked[i].begin + locked[i].n_bytes;
+  }
+  return n;
+}
+
 void count_held(int held[4]) {
   memset(held, 0, 4 * sizeof(int));
   for (int i = 0; i < MOST; ++i) {

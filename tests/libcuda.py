@@ -52,3 +52,9 @@ class Libcuda:
         counts = np.zeros(4, np.int32)
         self.library.count_held(counts.ctypes.data_as(ctypes.c_void_p))
         return counts.tolist()
+
+    def locked(self):
+        """Where each span of memory that is locked begins, and where it ends."""
+        bounds = np.zeros((4096, 2), np.uint64)
+        n = self.library.list_locked(bounds.ctypes.data_as(ctypes.c_void_p))
+        return dict(bounds[:n].tolist())

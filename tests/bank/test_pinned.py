@@ -11,6 +11,7 @@ from bank_oracle import World
 from bank_steps import STEPS
 from cases import normal
 from compare import assert_hits
+from interpreter import SANITIZER
 from walk import Walk
 
 torch = pytest.importorskip("torch")
@@ -37,6 +38,7 @@ def cuda(standing_in, monkeypatch):
     """The driver of every device that is opened; it holds nothing when the test is over."""
     opened = driver_.Driver(standing_in.library, 0)
     monkeypatch.setattr(driver_, "opened", lambda device: opened)
+    monkeypatch.setattr(SANITIZER.memory, "locked", standing_in.locked)
     standing_in.notes()
     yield standing_in
     monkeypatch.undo()
