@@ -65,9 +65,10 @@ def spelled(condition: Any, ints: list[Any], floats: list[Any]) -> str:
         return "[" + ",".join([spelled(each, ints, floats) for each in condition]) + "]"
     if condition is None or isinstance(condition, (bool, str)):
         return repr(condition)
-    numbers = floats if isinstance(condition, (float, torch.SymFloat)) else ints
+    is_float = isinstance(condition, (float, torch.SymFloat))
+    numbers = floats if is_float else ints
     numbers.append(condition)
-    return f"({numbers is floats},{len(numbers) - 1})"
+    return f"({is_float},{len(numbers) - 1})"
 
 
 def read(text: str, ints: list[int], floats: list[float]) -> Any:
