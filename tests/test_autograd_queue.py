@@ -132,6 +132,8 @@ def test_an_empty_queue_has_no_dispersion():
 
 
 def test_opcheck(rng):
+    from memcore import autograd_queue  # noqa: F401
+
     queries, keys, bias = normal(rng, 3, 4), normal(rng, 6, 4), normal(rng, 6)
     op = torch.ops.memcore.log_sum_exp.default
     for metric in ("dot", "l2"):
