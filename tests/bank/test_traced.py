@@ -9,6 +9,8 @@ import memcore
 from cases import normal
 
 torch = pytest.importorskip("torch")
+from memcore.bank import traced  # noqa: E402, F401
+
 pytest.importorskip("triton")
 
 DIM = 6
@@ -166,8 +168,6 @@ def test_errors_are_those_of_the_search(rng):
 
 
 def test_an_arena_that_is_gone(rng):
-    from memcore.bank import traced  # noqa: F401
-
     arena, banks = arena_of(rng)
     number = arena._store.number
     queries = queries_of(rng, 3, requires_grad=False)
