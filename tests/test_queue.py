@@ -79,15 +79,16 @@ def test_a_batch_leaves_what_single_rows_leave(rng, evict, n_groups):
         scores = rng.integers(0, 6, n).astype(float)
         groups = None if n_groups is None else rng.integers(0, n_groups, n)
         ids = batched.add(rows, scores=scores, groups=groups)
+        # An empty batch too: the first one says what a row is, with or without rows.
         alone = [
             serial.add(
-                rows[i : i + 1],
-                scores=scores[i : i + 1],
-                groups=None if groups is None else groups[i : i + 1],
+                rows[part],
+                scores=scores[part],
+                groups=None if groups is None else groups[part],
             )
-            for i in range(n)
+            for part in [slice(i, i + 1) for i in range(n)] or [slice(0)]
         ]
-        assert ids.tolist() == [int(i[0]) for i in alone]
+        assert ids.tolist() == np.concatenate(alone).tolist()
         for what in ("ids", "scores", "groups", "ages", "counts"):
             np.testing.assert_array_equal(getattr(batched, what), getattr(serial, what))
         np.testing.assert_array_equal(batched.get(batched.ids), rows_of(batched.ids))
