@@ -192,13 +192,20 @@ def test_bounds_are_rounded_to_float32(backend):
 
 
 class Store:
-    """Stands where a Bank or an Arena stands, and remembers how it was asked."""
+    """Stands where a Bank stands, and remembers how it was asked."""
 
     metric = "cosine"
 
     def search(self, *args, **options):
         self.asked = args, options
         return memcore.Hits(1, 2)
+
+
+class Stores(Store):
+    """Stands where an Arena stands."""
+
+    def new(self):
+        """What tells it from a Bank."""
 
 
 def test_a_store_is_asked_itself():
@@ -208,6 +215,7 @@ def test_a_store_is_asked_itself():
     memcore.search("words", store, 3, metric="cosine", where={"a": 1}, min_score=0.5, backend="cpu")
     options = {"where": {"a": 1}, "min_score": 0.5, "backend": "cpu"}
     assert store.asked == (("words", 3), options)
+    store = Stores()
     memcore.search("words", store, 3, banks=[7], candidates=[1], scale="s", bias="b", max_score=1)
     options = {"candidates": [1], "scale": "s", "bias": "b", "max_score": 1}
     assert store.asked == (([7], "words", 3), options)
