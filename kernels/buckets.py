@@ -4,6 +4,7 @@ import torch
 import triton
 
 from . import slots as kernels
+from .layout import near
 from .topk import topk
 
 # Entries of a program, and the most that candidates of a turn of queries may be.
@@ -125,6 +126,7 @@ def sketch_add(sums: torch.Tensor, codes: torch.Tensor, values: torch.Tensor) ->
     n_tables, n_buckets, width = sums.shape
     if not codes.numel():
         return
+    values = near(values)
     keys, order = _entries(codes, n_buckets, values.isfinite().all(1))
     columns = min(32, triton.next_power_of_2(width))
     rows = max(16, 256 // columns)

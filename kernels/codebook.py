@@ -4,6 +4,7 @@ import torch
 import triton
 
 from . import cards, lookup, nearest, segments
+from .layout import grid_of, near
 from .lsh import slack
 from .products import STEP
 from .search import merge, norms, room, sorted_best, splits
@@ -27,6 +28,7 @@ def assign(
     Args: as `_core.assign`; codewords float32 and contiguous. A row that is not finite or too large
     gets code -1, and so does every row where no codeword is finite.
     """
+    rows = near(rows)
     n, dim = rows.shape
     if not n:
         return
@@ -93,6 +95,7 @@ def codebook_sums(
 
     Args: as `_core.codebook_sums`. Codes outside 0 to n_codes - 1 are left out.
     """
+    rows = near(rows)
     dim = rows.shape[1]
     ordered, order = codes.sort(stable=True)
     begins = torch.searchsorted(ordered, torch.arange(n_codes + 1, device=codes.device))
@@ -156,6 +159,7 @@ def search_codes(
     Args: as `_core.search_codes`; codes (n, n_parts) contiguous. A query that may not
     be asked finds nothing.
     """
+    queries = near(queries)
     n_levels, n_subspaces, n_codes, _ = codewords.shape
     n_parts = n_levels * n_subspaces
     n_queries, width = scores.shape
@@ -208,7 +212,7 @@ def _search_turn(
     if width > _MAX_KEPT:
         pairs = ids.new_empty((n_queries, n), dtype=torch.int32)
         if n:
-            lookup.all_codes_kernel[(n_queries, triton.cdiv(n, 256))](
+            lookup.all_codes_kernel[grid_of(n_queries, triton.cdiv(n, 256))](
                 *given, pairs, *sizes, N=256, enable_fp_fusion=False
             )
         found, places = sorted_best(pairs, width, widths)

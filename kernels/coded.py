@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import lookup
+from . import layout, lookup
 from .canonical import fold
 from .pages import LANES, Layout, cells_of, ids_of, norms_of
 
@@ -206,6 +206,7 @@ def tables(books: Sequence[Book], queries: torch.Tensor, metric: str) -> torch.T
 
     By "l2", or by the dot product; what rows score is looked up in them (Jégou et al. 2011).
     """
+    queries = layout.near(queries)
     n, dim = queries.shape
     found = []
     for book in books:

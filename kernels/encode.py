@@ -96,16 +96,16 @@ def sign_kernel(
         doubts_ptr: (n_rows, n_slots) int32, written here.
         WORDS: slots of a table, 1 or 2.
     """
-    row = tl.program_id(1).to(tl.int64) * M + tl.arange(0, M)
+    tile = tl.program_id(1).to(tl.int64) + tl.program_id(2) * tl.num_programs(1)
+    row = tile * M + tl.arange(0, M)
     is_row = row < n_rows
-    plane = tl.program_id(0) * P + tl.arange(0, P)
     estimates = products(
         rows_ptr + row * row_stride,
         is_row,
         column_stride,
         high_ptr,
         low_ptr,
-        plane,
+        tl.program_id(0) * P + tl.arange(0, P),
         dim,
         dim_padded,
         ROWS_ARE_EXACT,
@@ -291,7 +291,7 @@ def place_kernel(
             column_stride,
             high_ptr,
             low_ptr,
-            table * half_padded + first + column,
+            (table * half_padded + first + column).to(tl.int64),
             dim,
             dim_padded,
             ROWS_ARE_EXACT,

@@ -29,8 +29,10 @@ def keep_kernel(
         kept_ptr, kept_ids_ptr: (n_rows, n_splits, K) int32 and int64.
     """
     row = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(1)
-    place = split.to(tl.int64) * N + tl.arange(0, N)
+    split = tl.program_id(1).to(tl.int64) + tl.program_id(2) * tl.num_programs(1)
+    if split >= n_splits:
+        return
+    place = split * N + tl.arange(0, N)
     inside = place < n
     if scores_ptr is not None:
         at = scores_ptr + row * row_stride + place * column_stride

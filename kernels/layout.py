@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 import triton.language as tl
 
+# Programs on the second or the third axis of a grid.
+_MOST_ON_AXIS = 65_535
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -51,6 +54,24 @@ class Rows:
     def dim(self) -> int:
         """Components of a row."""
         return int(self.tensor.shape[3])
+
+
+def near(rows: torch.Tensor) -> torch.Tensor:
+    """Rows (n, dim) whose components lie within 2^31 of each other, as kernels count; else a copy.
+
+    So far apart are those of a large array that is transposed.
+    """
+    return rows.contiguous() if rows.shape[1] * rows.stride(1) >= 1 << 31 else rows
+
+
+def grid_of(n_rows: int, n_tiles: int) -> tuple[int, int, int]:
+    """A grid of a program for each row and tile, of which there may be more than an axis takes.
+
+    A kernel's tile is the place on the second axis, plus that on the third times the second's
+    length; the last tiles may be beyond n_tiles.
+    """
+    turns = max(1, -(-n_tiles // _MOST_ON_AXIS))
+    return n_rows, -(-n_tiles // turns), turns
 
 
 def of_two(array: torch.Tensor) -> tl.dtype:

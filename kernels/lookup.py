@@ -122,7 +122,8 @@ def all_codes_kernel(
 ):
     """The keys (n_queries, n_rows) of all rows: what is sorted where k is large."""
     query = tl.program_id(0).to(tl.int64)
-    place = tl.program_id(1).to(tl.int64) * N + tl.arange(0, N)
+    tile = tl.program_id(1).to(tl.int64) + tl.program_id(2) * tl.num_programs(1)
+    place = tile * N + tl.arange(0, N)
     keys = looked_up(
         tables_ptr,
         query_squares_ptr,

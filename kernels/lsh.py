@@ -6,6 +6,7 @@ import torch
 import triton
 
 from . import cards, encode
+from .layout import grid_of, near
 from .products import STEP
 
 # Rows and planes of a tile of the first pass.
@@ -97,6 +98,7 @@ def lsh_encode(
         packed = lay_out(planes, n_bits, kind)
     if not codes.numel():
         return
+    vectors = near(vectors)
     if kind == "sign":
         _signs(vectors, packed, n_bits, codes)
     else:
@@ -135,7 +137,7 @@ def _signs(vectors: torch.Tensor, planes: Planes, n_bits: int, codes: torch.Tens
             vectors, *vectors.stride(), planes.high, *rest, **options, DIM=padded, num_warps=8
         )
     else:
-        encode.sign_kernel[n_tiles](
+        encode.sign_kernel[grid_of(*n_tiles)](
             vectors,
             *vectors.stride(),
             planes.high,

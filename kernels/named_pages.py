@@ -11,6 +11,7 @@ import triton.language as tl
 from .arguments import Matrix
 from .canonical import scores, sums
 from .coded import book_of, code_sums, components, next_book
+from .layout import grid_of, near
 from .paged import bank_of, page_of
 from .pages import LANES, Layout, cells_of, ids_of, norms_of, rows_of
 from .search import splits
@@ -44,9 +45,10 @@ def find_kernel(
         places_ptr: int64, NOWHERE where nobody writes.
     """
     query = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(2) * M + tl.arange(0, M)
+    tile = tl.program_id(1) + tl.program_id(2) * tl.num_programs(1)
+    column = tile // n_splits * M + tl.arange(0, M)
     named = tl.load(ids_ptr + query * n_named + column, mask=column < n_named, other=-1)
-    for part in range(tl.program_id(1), n_lists * n_segments, n_splits):
+    for part in range(tile % n_splits, n_lists * n_segments, n_splits):
         at = query * handle_row_stride + (part // n_segments).to(tl.int64) * handle_stride
         end, table, directory = bank_of(root_ptr, tl.load(handles_ptr + at))
         share = tl.cdiv(tl.cdiv(end, n_segments), N) * N
@@ -135,7 +137,8 @@ def score_kernel(
     square = tl.load(query_squares_ptr + query)
     # False for NaN.
     is_query = square <= 1e36
-    column = tl.program_id(1) * N + tl.arange(0, N)
+    tile = tl.program_id(1) + tl.program_id(2) * tl.num_programs(1)
+    column = tile * N + tl.arange(0, N)
     here = tl.program_id(0).to(tl.int64) * n_named + column
     place = tl.load(places_ptr + here, mask=column < n_named, other=NOWHERE)
     is_row = place != NOWHERE
@@ -176,7 +179,7 @@ def find(
         n_lists = handles.shape[1] if handles.ndim > 1 else 1
         n_splits = splits(n * n_blocks, longest * n_lists, 1, 1024)
         n_segments = triton.cdiv(n_splits, n_lists)
-        find_kernel[(n, n_splits, n_blocks)](
+        find_kernel[grid_of(n, n_splits * n_blocks)](
             root,
             handles,
             0 if len(handles) == 1 else handles.stride(0),
@@ -253,10 +256,10 @@ def score(
     out = places.new_empty(places.shape, dtype=torch.float32)
     if out.numel():
         n, m = places.shape
-        score_kernel[(n, triton.cdiv(m, 16))](
+        score_kernel[grid_of(n, triton.cdiv(m, 16))](
             layout.view(root),
             places,
-            Matrix.of(queries),
+            Matrix.of(near(queries)),
             squares,
             out,
             m,

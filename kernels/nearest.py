@@ -100,7 +100,7 @@ def nearest_kernel(
             column_stride,
             high_ptr,
             low_ptr,
-            first + column,
+            (first + column).to(tl.int64),
             dim,
             dim_padded,
             ROWS_ARE_EXACT,

@@ -232,8 +232,8 @@ def paged_pairs_kernel(
     handle = tl.load(handles_ptr + tl.program_id(0).to(tl.int64) * handle_stride)
     end, table, directory = bank_of(pages.root, handle)
     square = tl.load(query_squares_ptr + query)
-    first = tl.program_id(1).to(tl.int64) * N
-    row = first + tl.arange(0, N)
+    tile = tl.program_id(1).to(tl.int64) + tl.program_id(2) * tl.num_programs(1)
+    row = tile * N + tl.arange(0, N)
     is_row = row < end
     page = page_of(table, directory, row, is_row)
     key, id = score_rows(

@@ -10,6 +10,7 @@ import torch
 import triton
 
 from . import probes as kernels
+from .layout import near
 from .search import norms
 from .topk import topk
 
@@ -40,6 +41,7 @@ def lsh_probes(
     """
     if not probes.numel():
         return
+    vectors = near(vectors)
     n_tables = probes.shape[1]
     each = 1 << n_bits if kind != "sign" else len(_sets(n_bits, n_probes))
     turn = max(1, _WORKSPACE // (n_tables * each))

@@ -38,7 +38,7 @@ def products(
         rows: M pointers to first components.
         high_ptr: (…, dim_padded) bfloat16, the high halves of words, zeros beyond dim.
         low_ptr: likewise the low halves; None where words have 8 bits at most.
-        word: (N,) which words.
+        word: (N,) which words; int64 where all may be more than 2^31 numbers.
         ROWS_ARE_EXACT: rows have 8 bits at most.
     """
     total = tl.zeros((M, N), tl.float32)

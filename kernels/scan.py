@@ -268,13 +268,13 @@ def pairs_kernel(
     """The keys of all pairs, (n_queries, n_columns): what is sorted where k is large."""
     query = tl.program_id(0).to(tl.int64) + tl.arange(0, 1)
     begin, end = range_of(tl.program_id(0), begins_ptr, ends_ptr, named_ptr, n_keys, n_named)
-    first = begin + tl.program_id(1).to(tl.int64) * N
+    tile = tl.program_id(1).to(tl.int64) + tl.program_id(2) * tl.num_programs(1)
     place, is_key = places_of(
         tl.program_id(0).to(tl.int64),
         begins_ptr,
         ends_ptr,
         named_ptr,
-        first,
+        begin + tile * N,
         end,
         n_keys,
         n_named,
@@ -306,7 +306,7 @@ def pairs_kernel(
         1,
         N,
     )
-    column = tl.program_id(1).to(tl.int64) * N + tl.arange(0, N)
+    column = tile * N + tl.arange(0, N)
     out = pairs_ptr + query[:, None] * n_columns + column[None, :]
     tl.store(out, key, mask=(column < n_columns)[None, :])
 

@@ -7,6 +7,7 @@ import triton
 
 from . import paged, search_lists
 from .arguments import Matrix, PagesView
+from .layout import grid_of
 from .limits import Limits
 from .pages import Layout
 from .search import merge, room, sorted_best, splits
@@ -153,7 +154,7 @@ def score_pairs(
     pairs = scores.new_empty((n_queries, n_lists * longest), dtype=torch.int32)
     pair_ids = torch.empty_like(pairs, dtype=torch.int64)
     if longest:
-        paged.paged_pairs_kernel[(n_queries * n_lists, triton.cdiv(longest, 32))](
+        paged.paged_pairs_kernel[grid_of(n_queries * n_lists, triton.cdiv(longest, 32))](
             pages.view,
             handles,
             0 if len(handles) == 1 else 1,

@@ -7,6 +7,7 @@ import triton
 
 from . import groups, scan, shadow
 from .first_pass import MOST_KEYS, WORKSPACE, Shadow, choose, finish
+from .layout import grid_of, near
 from .order import NOTHING
 
 # The most that a program of the scan keeps in registers for one query.
@@ -94,6 +95,7 @@ def search(
     n_queries, width = scores.shape
     if not scores.numel():
         return
+    queries, keys = near(queries), near(keys)
     begins = ends = None
     if offsets is not None and segments is not None:
         begins, ends = offsets[segments], offsets[segments + 1]
@@ -120,6 +122,7 @@ search_ragged = search
 
 def norms(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The canonical squares and norms of rows (n, dim): both (n,)."""
+    rows = near(rows)
     n, dim = rows.shape
     squares = rows.new_empty(n, dtype=torch.float32)
     roots = torch.empty_like(squares)
@@ -213,7 +216,7 @@ def _search_split(
         part = slice(begin, begin + turn)
         asked, some = queries[part], filter.of(part)
         pairs = scores.new_empty((len(asked), n_columns), dtype=torch.int32)
-        scan.pairs_kernel[(len(asked), triton.cdiv(n_columns, 64))](
+        scan.pairs_kernel[grid_of(len(asked), triton.cdiv(n_columns, 64))](
             asked,
             *asked.stride(),
             norms(asked)[0],

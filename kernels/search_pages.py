@@ -7,6 +7,7 @@ import torch
 from . import groups, paged_groups
 from .arguments import Matrix
 from .first_pass import Chosen, Shadow, choose, finish
+from .layout import near
 from .limits import Limits
 from .runs import Run
 from .scan_pages import Pages, scan_banks, scan_lists, score_pairs
@@ -49,6 +50,7 @@ def search_pages(
     n_queries, width = scores.shape
     if not scores.numel():
         return
+    queries = near(queries)
     widths = k if isinstance(k, torch.Tensor) else None
     for run in runs:
         part = slice(run.begin, run.end)

@@ -8,6 +8,7 @@ import torch
 import triton
 
 from . import keep
+from .layout import grid_of
 from .order import NOTHING
 from .search import merge, sorted_best
 
@@ -42,7 +43,7 @@ def topk(
         kept = scores.new_empty((n_rows, n_splits, n_kept), dtype=torch.int32)
         kept_ids = torch.empty_like(kept, dtype=torch.int64)
         is_first = parts is None
-        keep.keep_kernel[(n_rows, n_splits)](
+        keep.keep_kernel[grid_of(n_rows, n_splits)](
             rows if is_first else None,
             *rows.stride(),
             parts,
