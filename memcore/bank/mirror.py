@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from memcore import tensors
 from memcore.bank import driver
 from memcore.bank.books import Books
+from memcore.bank.chunks import Chunks
 from memcore.bank.collection import no_collection
 from memcore.bank.constants import Constants
 from memcore.bank.given import Given
+from memcore.bank.heads import Heads
 from memcore.bank.pinned import Pinned
 from memcore.bank.published import Published, Rows
 from memcore.bank.turns import Turns
@@ -31,8 +33,6 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 
 _KINDS = {"int64": 0, "float64": 1, "bool": 2, "ref": 3}
-_INDEX = 0xFFFFFFFF
-_FIRST_CHUNK, _LAST_CHUNK = 1 << 18, 1 << 26
 _MOST_PAGES = 2**31
 
 
@@ -47,7 +47,6 @@ class Mirror:
         layout: of a page.
         root: (4,) int64 on the device: what a search of pages starts from.
         kinds: (n_columns,) int64 on the device.
-        longest: rows of the longest bank there ever was.
         turns: the order of what reads and what writes.
         is_behind: `follow` has something to do.
         is_limited: banks may be cold.
@@ -97,6 +96,8 @@ class Mirror:
                 self._torch, self.kernels, self.layout, device, pages, opened, self.turns
             )
         self.root = self._published.root
+        self._held = Chunks(self._torch, device, self.root, self.layout.page_bytes)
+        self._banks = Heads(pages, self._held)
         self._pinned = Pinned(pages, opened, self.turns)
         self.given = Given(self._torch, device, dim)
         self._lock = RLock()
@@ -109,25 +110,11 @@ class Mirror:
         self.turns.settle()
         with self.turns.place(), self.turns.writing():
             self._published.clear()
-            self._chunks: list[Any] = []
+            self._held.clear(n_most)
             self._constants.forget()
-        self._n_entries = 0
-        self._n_most = n_most
         self.is_limited = n_most == 0
         self.is_behind = True
-        self._free: list[int] = []
-        self._n_made = 0
-        # By page: its address, in units of 16 bytes from the root; 0 for none.
-        self._addresses = np.zeros(64, np.int64)
-        # By bank: generation, rows and begin of table; whether it is cold; when it was last named.
-        self._heads = np.zeros((64, 3), np.int64)
-        self._cold = np.zeros(64, np.bool_)
-        self._named = np.zeros(64, np.int64)
-        self._now = 0
-        self.longest = 0
-        # What the device must be told beside the journal's changes.
-        self._moved: list[Ints] = []
-        self._judged: list[Ints] = []
+        self._banks.clear()
         # Pages that have a place, and whose rows are on the host alone.
         self._coming: list[Ints] = []
         if n_most:
@@ -136,7 +123,7 @@ class Mirror:
     @property
     def nbytes(self) -> int:
         """Bytes of the device's memory: chunks of pages, heads, tables, directory and books."""
-        n_bytes = sum(map(len, self._chunks)) + self._published.nbytes
+        n_bytes = self._held.nbytes + self._published.nbytes
         return n_bytes + (0 if self.books is None else self.books.nbytes)
 
     @contextmanager
@@ -149,12 +136,16 @@ class Mirror:
     def are_forks(self) -> bool:
         """Whether banks share pages, on average with more than one other."""
         n_used = int(self._pages.n_pages) - int(self._pages.n_free_pages)
-        return self._n_entries > 2 * n_used
+        return self._banks.n_entries > 2 * n_used
+
+    @property
+    def longest(self) -> int:
+        """Rows of the longest bank there ever was."""
+        return self._banks.longest
 
     def lengths(self, handles: Ints) -> Ints:
         """The rows of live banks, as the device knows them."""
-        lengths: Ints = self._heads[handles & _INDEX, 1]
-        return lengths
+        return self._banks.lengths(handles)
 
     def check_writable(self, op: str) -> None:
         """Raise an error while a CUDA graph is captured: what is written could not be copied."""
@@ -199,13 +190,13 @@ class Mirror:
         """
         # A signal's handler may write in the middle of this: the loop sees to it.
         self.is_behind = True
-        if self._follows or self._n_most == 0 or self.is_capturing:
+        if self._follows or self._held.n_most == 0 or self.is_capturing:
             return
         self._follows = True
         try:
             while self._copy_changes(waits):
                 pass
-            if self.is_limited and self._n_most:
+            if self.is_limited and self._held.n_most:
                 self._pinned.follow()
             self.is_behind = False
         except self._torch.OutOfMemoryError:
@@ -213,7 +204,7 @@ class Mirror:
             self._begin(0)
         except BaseException:
             # What was taken from the journal may be lost: all is copied anew, by the next call.
-            self._begin(self._n_most)
+            self._begin(self._held.n_most)
             raise
         finally:
             self._follows = False
@@ -228,14 +219,14 @@ class Mirror:
         """
         if not self._is_cold(handles):
             return True
-        if self._n_most == 0 or self.is_capturing:
+        if self._held.n_most == 0 or self.is_capturing:
             return False
         if self.is_behind:
             self.follow()
         try:
             self._make_room()
         except BaseException:
-            self._begin(self._n_most)
+            self._begin(self._held.n_most)
             raise
         self.follow(waits=False)
         return not self._is_cold(handles)
@@ -251,23 +242,17 @@ class Mirror:
 
     def _make_room(self) -> None:
         """Choose the pages of the banks that were named last, and have those sent that are new."""
-        alive = np.flatnonzero(self._heads[:, 0])
-        alive = alive[np.argsort(-self._named[alive], kind="stable")]
-        ranked = self._heads[alive, 0] << 32 | alive
+        ranked = self._banks.newest()
         tables, _ = self._pages.page_tables(ranked)
         # Each page in the place of its first bank.
         pages, first = np.unique(tables, return_index=True)
-        kept = pages[np.argsort(first)][: self._n_most]
-        gone = self._addresses != 0
-        gone[kept] = False
-        self._free += self._addresses[gone].tolist()
-        self._addresses[gone] = 0
-        self._moved.append(np.flatnonzero(gone))
-        missing = kept[self._addresses[kept] == 0]
+        kept = pages[np.argsort(first)][: self._held.n_most]
+        self._held.keep(kept)
+        missing = kept[self._held.addresses[kept] == 0]
         with self.turns.writing(waits=False):
-            n_placed = self._place(missing)
+            n_placed = self._held.place(missing)
         self._coming.append(missing[:n_placed])
-        self._judge(ranked)
+        self._banks.judge(ranked)
 
     def _n_within_budget(self) -> int:
         return _MOST_PAGES if self._budget is None else self._budget // self.layout.page_bytes
@@ -275,12 +260,9 @@ class Mirror:
     def _is_cold(self, handles: Ints) -> bool:
         if not self.is_limited:
             return False
-        if self._n_most == 0:
+        if self._held.n_most == 0:
             return True
-        index = handles & _INDEX
-        self._now += 1
-        self._named[index] = self._now
-        return bool(self._cold[index].any())
+        return self._banks.name(handles)
 
     @property
     def is_capturing(self) -> bool:
@@ -292,12 +274,12 @@ class Mirror:
         changes = self._pages.take_changes()
         slots, copies, banks = changes["slots"], changes["copies"], changes["banks"]
         moves = changes["moves"]
-        told = (self._moved, self._judged, self._coming)
-        if not any(map(len, (slots, copies, moves, banks, *told))):
+        is_told = self._held.have_moved or self._banks.have_changed
+        if not (is_told or any(map(len, (slots, copies, moves, banks, self._coming)))):
             return False
         numbers = (slots // 16, copies, moves // 16, changes["entries"])
         last = max(int(each.max(initial=0)) for each in numbers)
-        self._addresses = _grown(self._addresses, last + 1)
+        self._held.know(last + 1)
         with self.turns.writing(waits):
             if self.books is not None:
                 self.books.follow()
@@ -309,10 +291,12 @@ class Mirror:
     ) -> None:
         # Pages that come to hold rows get an address; those that get none stay on the host.
         holding = np.unique(np.concatenate([slots[: changes["n_rows"]] // 16, copies[:, 1]]))
-        self._place(holding[self._addresses[holding] == 0])
+        missing = holding[self._held.addresses[holding] == 0]
+        if self._held.place(missing) < len(missing):
+            self.is_limited = True
         coming, fetched, nulls = self._fetched()
-        is_there = self._addresses[copies] != 0
-        is_row_there = self._addresses[moves // 16] != 0
+        is_there = self._held.addresses[copies] != 0
+        is_row_there = self._held.addresses[moves // 16] != 0
         is_there[:, 0] &= ~np.isin(copies[:, 0], coming)
         is_row_there[:, 0] &= ~np.isin(moves[:, 0] // 16, coming)
         # What comes of a page that is not there is sent from the host, by the next turn.
@@ -320,19 +304,16 @@ class Mirror:
         bare_rows = moves[is_row_there[:, 1] & ~is_row_there[:, 0], 1]
         self._pages.mark_changed(np.unique(np.concatenate([bare, bare_rows // 16])))
         self._note(banks)
-        is_held = self._addresses[slots // 16] != 0
+        is_held = self._held.addresses[slots // 16] != 0
         n_rows = int(is_held[: changes["n_rows"]].sum())
         kept = (copies[is_there.all(1)], moves[is_row_there.all(1)], slots[is_held], n_rows)
         given, vectors = self.given.take(kept[2][:n_rows])
         rows = Rows(*kept, fetched, nulls, given, vectors)
-        moved = np.unique(np.concatenate([np.zeros(0, np.int64), *self._moved]))
-        index = np.unique(np.concatenate([banks[:, 0], *self._judged]))
-        self._moved, self._judged = [], []
-        heads = self._heads[index]
-        heads[self._cold[index], 1] = 0
-        self._published.reserve(len(self._addresses), changes["pool_size"], len(self._heads))
+        moved = self._held.take_moved()
+        heads = self._banks.take(banks)
+        self._published.reserve(len(self._held.addresses), changes["pool_size"], len(self._banks))
         entries = (changes["places"], changes["entries"])
-        self._published.put(rows, (moved, self._addresses[moved]), entries, (index, heads))
+        self._published.put(rows, (moved, self._held.addresses[moved]), entries, heads)
 
     def _fetched(self) -> tuple[Ints, Ints, Ints]:
         """Pages whose rows are to come; those that the device fetches, and nulls, as `Rows` says.
@@ -341,81 +322,19 @@ class Mirror:
         """
         coming = np.unique(np.concatenate([np.zeros(0, np.int64), *self._coming]))
         self._coming = []
-        coming = coming[self._addresses[coming] != 0]
+        coming = coming[self._held.addresses[coming] != 0]
         is_seen, places = self._pinned.places(coming)
         self._pages.mark_changed(coming[~is_seen])
         there, stride = places[:, :3] - self.root.data_ptr(), places[:, 3:]
-        to = self._addresses[coming[is_seen], None]
+        to = self._held.addresses[coming[is_seen], None]
         fetched = np.concatenate([to, there // 16, stride // 16], 1)
         return coming, fetched, self._pages.column_nulls()
-
-    def _place(self, pages: Ints) -> int:
-        """Give pages an address, from the first on; how many got one."""
-        while len(self._free) < len(pages) and self._n_made < self._n_most:
-            self._add_chunk(len(pages) - len(self._free))
-        n = min(len(self._free), len(pages))
-        if n:
-            self._addresses[pages[:n]] = self._free[-n:]
-            del self._free[-n:]
-            self._moved.append(pages[:n])
-        if n < len(pages):
-            self.is_limited = True
-        return n
-
-    def _add_chunk(self, n_wanted: int) -> None:
-        """Make room for more pages, twice as many each time; or see that there is no memory."""
-        page_bytes = self.layout.page_bytes
-        n_left = self._n_most - self._n_made
-        ample = max(_FIRST_CHUNK // page_bytes, min(self._n_made, _LAST_CHUNK // page_bytes))
-        for n in (min(max(n_wanted, ample), n_left), min(n_wanted, n_left)):
-            try:
-                chunk = self._torch.zeros(
-                    n * page_bytes, dtype=self._torch.uint8, device=self.device
-                )
-            except self._torch.OutOfMemoryError:
-                continue
-            self._chunks.append(chunk)
-            begin, size = (chunk.data_ptr() - self.root.data_ptr()) // 16, page_bytes // 16
-            self._free += range(begin + (n - 1) * size, begin - size, -size)
-            self._n_made += n
-            return
-        self._n_most = self._n_made
 
     def _note(self, banks: Ints) -> None:
         """Take over heads: banks (n, 4), index first."""
         if not len(banks):
             return
-        index = banks[:, 0]
-        n = int(index.max()) + 1
-        self._heads, self._cold = _grown(self._heads, n), _grown(self._cold, n)
-        self._named = _grown(self._named, n)
-        n_before = self._n_pages_of(index)
-        self._heads[index] = banks[:, 1:]
-        self._n_entries += self._n_pages_of(index) - n_before
-        self._cold[index] = False
-        self.longest = max(self.longest, int(banks[:, 2].max()))
+        self._banks.note(banks)
         if self.is_limited:
             alive = banks[banks[:, 1] > 0]
-            self._judge(alive[:, 1] << 32 | alive[:, 0])
-
-    def _n_pages_of(self, index: Ints) -> int:
-        """Entries in the tables of banks."""
-        return int((-(-self._heads[index, 1] // self._pages.page_rows)).sum())
-
-    def _judge(self, handles: Ints) -> None:
-        """See which of these live banks are cold, and have the device told."""
-        tables, ends = self._pages.page_tables(handles)
-        self._addresses = _grown(self._addresses, int(tables.max(initial=0)) + 1)
-        n_absent = np.concatenate([[0], np.cumsum(self._addresses[tables] == 0)])[ends]
-        index = handles & _INDEX
-        self._cold[index] = np.diff(n_absent, prepend=0) > 0
-        self._judged.append(index)
-
-
-def _grown(array: Array, n: int) -> Array:
-    """An array with room for n entries, zero where they are new."""
-    if len(array) >= n:
-        return array
-    longer = np.zeros((max(n, 2 * len(array)), *array.shape[1:]), array.dtype)
-    longer[: len(array)] = array
-    return longer
+            self._banks.judge(alive[:, 1] << 32 | alive[:, 0])

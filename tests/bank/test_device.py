@@ -11,7 +11,7 @@ from bank_oracle import DIM, World
 from bank_steps import STEPS
 from cases import normal
 from compare import assert_hits
-from memcore.bank import mirror, published
+from memcore.bank import chunks, published
 from walk import Walk
 
 torch = pytest.importorskip("torch")
@@ -44,7 +44,7 @@ def test_random_walk(metric, dtype, budget, rng):
             world.check()
     world.check()
     if budget is not None:
-        assert sum(map(len, world.arena._store.mirror._chunks)) <= budget
+        assert sum(map(len, world.arena._store.mirror._held._chunks)) <= budget
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ def test_banks_beyond_the_budget_are_fetched(rng):
         for i in range(10):
             hits = arena.search(banks[i], tensor(queries[i]), 3)
             assert_hits(host(hits), (expected.scores[i : i + 1], expected.ids[i : i + 1]))
-            assert not held._cold[banks[i] & 0xFFFFFFFF]
+            assert not held._banks.cold[banks[i] & 0xFFFFFFFF]
     # The four banks that were searched last stay.
-    assert np.flatnonzero(~held._cold[:10]).tolist() == (banks[6:] & 0xFFFFFFFF).tolist()
+    assert np.flatnonzero(~held._banks.cold[:10]).tolist() == (banks[6:] & 0xFFFFFFFF).tolist()
     arena.prefetch(banks[:3])
-    assert not held._cold[banks[:3] & 0xFFFFFFFF].any()
+    assert not held._banks.cold[banks[:3] & 0xFFFFFFFF].any()
     # More than fits at once: the CPU's engine finds the same.
     assert_hits(host(arena.search(banks, tensor(queries), 3)), expected)
     assert_hits(host(arena.search(tensor(banks), tensor(queries), 3)), expected)
@@ -268,7 +268,7 @@ def test_banks_beyond_the_budget_are_fetched(rng):
         on_cpu.search(banks[sound], queries[sound], np.array(sound) % 4),
     )
     assert (hits.ids[[4, 9]] == -1).all()
-    assert sum(map(len, held._chunks)) <= 8 * page_bytes
+    assert sum(map(len, held._held._chunks)) <= 8 * page_bytes
     with pytest.raises(memcore.NotFoundError, match=r"^prefetch: handle"):
         arena.prefetch([12345])
 
@@ -283,7 +283,7 @@ def test_out_of_memory_leaves_the_arena_usable(rng, monkeypatch):
             raise torch.OutOfMemoryError("no memory")
         return room(n, *given, **named)
 
-    monkeypatch.setattr(mirror, "_FIRST_CHUNK", 1)
+    monkeypatch.setattr(chunks, "_FIRST_CHUNK", 1)
     for each in (arena, on_cpu):
         banks = each.new(6)
         each.add(np.repeat(banks[:3], 20), rows[:60])
@@ -335,15 +335,15 @@ def test_a_fetch_that_is_stopped_on_its_way_is_caught_up(rng, monkeypatch):
     arena = memcore.Arena(16, device="cuda", device_bytes=4 * (16 * 64 + 192 + 128))
     banks = arena.new(3)
     arena.add(np.repeat(banks, 32), rows)
-    place = mirror.Mirror._place
+    place = chunks.Chunks.place
 
     def stopped(*given):
-        monkeypatch.setattr(mirror.Mirror, "_place", place)
+        monkeypatch.setattr(chunks.Chunks, "place", place)
         place(*given)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mirror.Mirror, "_place", stopped)
-    absent = banks[arena._store.mirror._cold[banks & 0xFFFFFFFF]]
+    monkeypatch.setattr(chunks.Chunks, "place", stopped)
+    absent = banks[arena._store.mirror._banks.cold[banks & 0xFFFFFFFF]]
     with pytest.raises(KeyboardInterrupt):
         arena.search(absent[0], rows[:1], 1)
     hits = [arena.search(banks[i], rows[32 * i + 5], 1).ids[0, 0] for i in (2, 0, 1)]
@@ -386,11 +386,11 @@ def test_lanes_without_a_row_are_wiped(rng):
     for bank in banks[[0, 1, 4, 5]]:
         for position, page in enumerate(pages.page_table(int(bank)).tolist()):
             n_held[page] = min(16, int(arena.count(bank)[()]) - 16 * position)
-    chunk = torch.cat([each.cpu() for each in there._chunks]).numpy()
-    begin = there._chunks[0].data_ptr() - there.root.data_ptr()
-    assert len(there._chunks) == 1
+    chunk = torch.cat([each.cpu() for each in there._held._chunks]).numpy()
+    begin = there._held._chunks[0].data_ptr() - there.root.data_ptr()
+    assert len(there._held._chunks) == 1
     for page in range(pages.n_pages):
-        record = chunk[16 * int(there._addresses[page]) - begin :][: there.layout.page_bytes]
+        record = chunk[16 * int(there._held.addresses[page]) - begin :][: there.layout.page_bytes]
         ids = record[there.layout.ids_at :][:128].view(np.int64)
         rows = record[: 16 * DIM * 4].reshape(16, DIM * 4)
         n = n_held.get(page, 0)

@@ -231,7 +231,7 @@ def test_banks_beyond_the_budget_and_vectors_of_the_device(rng):
     for i in (2, 0, 1):
         hits = host(device.search(banks[i], tensor(queries[i]), 3))
         assert_hits(hits, tuple(each[i : i + 1] for each in expected))
-    assert not device._store.mirror._cold[1]
+    assert not device._store.mirror._banks.cold[1]
 
 
 def test_nothing_waits_and_rows_stay_codes(rng):

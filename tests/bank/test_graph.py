@@ -9,7 +9,7 @@ import pytest
 import memcore
 from cases import normal
 from compare import assert_hits
-from memcore.bank import constants, mirror, published
+from memcore.bank import chunks, constants, published
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
@@ -80,7 +80,7 @@ class Graph:
 
 
 def test_a_replay_sees_what_was_written_since(rng, monkeypatch):
-    monkeypatch.setattr(mirror, "_FIRST_CHUNK", 1)
+    monkeypatch.setattr(chunks, "_FIRST_CHUNK", 1)
     monkeypatch.setattr(published, "_PARCEL", 1)
     cpu, device = (memcore.Arena(DIM, **each) for each in ({}, {"device": "cuda"}))
     rows, queries = normal(rng, 400, DIM), normal(rng, 6, DIM)

@@ -110,7 +110,7 @@ def test_cold_banks_are_read_by_the_device(cuda, rng, monkeypatch):
     hold(arena, on_cpu, banks[:2], queries[:2], where={"who": "bob"})
     assert slots == []
     arena.prefetch(banks[:2])
-    assert not arena._store.mirror._cold[banks[:2] & 0xFFFFFFFF].any()
+    assert not arena._store.mirror._banks.cold[banks[:2] & 0xFFFFFFFF].any()
     assert slots == []
 
 
@@ -229,7 +229,7 @@ def test_a_write_waits_for_the_fetch_and_an_unlock_for_all(cuda, rng, monkeypatc
 @on_host
 def test_a_forked_child_unlocks_nothing_and_its_parent_locks_anew(cuda, rng):
     on_cpu, arena, banks, rows = arenas(rng)
-    held, cold = cuda.held()[0], arena._store.mirror._cold
+    held, cold = cuda.held()[0], arena._store.mirror._banks.cold
     cuda.notes()
     child = os.fork()
     if child == 0:

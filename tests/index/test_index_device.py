@@ -268,7 +268,7 @@ def test_banks_are_fetched_ahead_and_memory_is_given_back(index, n_pages, rng):
     else:
         hidden = pair.banks[:1]
     device.prefetch(pair.banks[:1])
-    assert not mirror._cold[hidden & 0xFFFFFFFF].any()
+    assert not mirror._banks.cold[hidden & 0xFFFFFFFF].any()
     pair.search(pair.banks[:1], some(rng, 1), 3, ["tensors"])
     held = device.device_nbytes
     assert held >= mirror.nbytes
