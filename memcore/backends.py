@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from memcore import _core, arrays, reference
+from memcore import _core, arrays, reference_engine
 from memcore._core import isa, isas, lsh_pack, set_isa, set_threads, threads
 from memcore.errors import BackendError, InputError
 from memcore.hits import Hits
@@ -33,131 +33,6 @@ __all__ = [
 ]
 
 Runner = Callable[..., Any]
-
-
-def _search_reference(
-    queries: Any, keys: Any, offsets: Any, segments: Any, k: Any, *options: Any
-) -> None:
-    """`reference.search` behind the parameters of `_core.search`."""
-    *values, _, scores, ids = options
-    names = ("metric", "mask", "candidates", "scale", "bias", "min_score", "max_score")
-    named = dict(zip(names, values, strict=True))
-    _check_queries("search" if offsets is None else "search_ragged", queries)
-    if offsets is None:
-        hits = reference.search(queries, keys, k, **named)
-    else:
-        hits = reference.search_ragged(queries, keys, offsets, segments, k, **named)
-    scores[...], ids[...] = hits
-
-
-def _check_queries(op: str, queries: Any) -> None:
-    # False for NaN too.
-    sound = reference.squares(reference.widen(queries)) <= reference.MAX_SQUARE
-    if not sound.all():
-        raise InputError(
-            f"{op}: queries row {sound.argmin()} is not finite or too large, "
-            "should be finite with a squared norm of at most 1e36"
-        )
-
-
-def _topk_reference(scores_in: Any, k: Any, scores: Any, ids: Any) -> None:
-    """`reference.topk` behind the parameters of `_core.topk`."""
-    scores[...], ids[...] = reference.topk(scores_in, k)
-
-
-def _assign_reference(rows: Any, codewords: Any, codes: Any, scores: Any) -> None:
-    """`reference.assign` behind the parameters of `_core.assign`."""
-    _check_queries("assign", rows)
-    codes[...], scores[...] = reference.assign(rows, codewords)
-
-
-def _codebook_sums_reference(rows: Any, codes: Any, n_codes: int, counts: Any, sums: Any) -> None:
-    """`reference.codebook_sums` behind the parameters of `_core.codebook_sums`."""
-    counts[...], sums[...] = reference.codebook_sums(rows, codes, n_codes)
-
-
-def _codebook_ema_reference(
-    batch_sums: Any, sums: Any, decay: float, divisors: Any, running: Any, codewords: Any
-) -> None:
-    """`reference.codebook_ema` behind the parameters of `_core.codebook_ema`."""
-    running[...], codewords[...] = reference.codebook_ema(batch_sums, sums, decay, divisors)
-
-
-def _decode_reference(codes: Any, codewords: Any, rows: Any) -> None:
-    """`reference.decode` behind the parameters of `_core.decode`."""
-    rows[...] = reference.decode(codes, codewords)
-
-
-def _pack_codes_reference(codes: Any, n_bits: int, packed: Any) -> None:
-    """`reference.pack_codes` behind the parameters of `_core.pack_codes`."""
-    packed[...] = reference.pack_codes(codes, n_bits)
-
-
-def _unpack_codes_reference(packed: Any, n: int, n_bits: int, codes: Any) -> None:
-    """`reference.unpack_codes` behind the parameters of `_core.unpack_codes`."""
-    codes[...] = reference.unpack_codes(packed, n, n_bits)
-
-
-def _search_codes_reference(
-    queries: Any, codes: Any, codewords: Any, k: Any, metric: str, squares: Any, *hits: Any
-) -> None:
-    """`reference.search_codes` behind the parameters of `_core.search_codes`."""
-    _check_queries("search_codes", queries)
-    scores, ids = hits
-    scores[...], ids[...] = reference.search_codes(
-        queries, codes, codewords, k, metric=metric, squares=squares
-    )
-
-
-def _writing(define: Callable[..., Any], n_outputs: int) -> Runner:
-    """A definition behind the parameters of its namesake in `_core`, whose outputs come last."""
-
-    def run(*given: Any) -> None:
-        found = define(*given[:-n_outputs])
-        found = found if isinstance(found, tuple) else (found,)
-        for out, value in zip(given[-n_outputs:], found, strict=True):
-            if out is not None:
-                out[...] = value
-
-    return run
-
-
-def _lsh_encode_reference(
-    vectors: Any, planes: Any, packed: Any, n_bits: int, kind: str, codes: Any
-) -> None:
-    """`reference.lsh_encode` behind the parameters of `_core.lsh_encode`."""
-    _check_vectors("lsh_encode", "vectors", vectors)
-    codes[...] = reference.lsh_encode(vectors, planes, n_bits, kind)
-
-
-def _lsh_probes_reference(
-    vectors: Any, planes: Any, n_bits: int, kind: str, n_probes: int, probes: Any
-) -> None:
-    """`reference.lsh_probes` behind the parameters of `_core.lsh_probes`."""
-    _check_vectors("lsh_probes", "vectors", vectors)
-    probes[...] = reference.lsh_probes(vectors, planes, n_bits, kind, n_probes)
-
-
-def _hamming_reference(
-    queries: Any, keys: Any, k: Any, mask: Any, max_distance: int, scores: Any, ids: Any
-) -> None:
-    """`reference.hamming_search` behind the parameters of `_core.hamming_search`."""
-    scores[...], ids[...] = reference.hamming_search(queries, keys, k, mask, max_distance)
-
-
-def _bucket_search_reference(slots: Any, counts: Any, probes: Any, min_hits: int) -> Any:
-    """`reference.bucket_search` behind the parameters of `_core.bucket_search`."""
-    return reference.bucket_search(slots, probes, min_hits)
-
-
-def _check_vectors(op: str, name: str, rows: Any) -> None:
-    # False for NaN too.
-    sound = reference.squares(reference.widen(rows)) <= reference.MAX_SQUARE
-    if not sound.all():
-        raise InputError(
-            f"{op}: {name} row {sound.argmin()} is not finite or too large, "
-            "should be finite with a squared norm of at most 1e36"
-        )
 
 
 _CPU: dict[str, Runner] = {
@@ -182,29 +57,6 @@ _CPU: dict[str, Runner] = {
     "bucket_add": _core.bucket_add,
     "bucket_search": _core.bucket_search,
     "sketch_add": _core.sketch_add,
-}
-_REFERENCE: dict[str, Runner] = {
-    "search": _search_reference,
-    "search_ragged": _search_reference,
-    "topk": _topk_reference,
-    "assign": _assign_reference,
-    "codebook_ema": _codebook_ema_reference,
-    "codebook_sums": _codebook_sums_reference,
-    "decode": _decode_reference,
-    "pack_codes": _pack_codes_reference,
-    "search_codes": _search_codes_reference,
-    "unpack_codes": _unpack_codes_reference,
-    "attend": _writing(reference.attend, 2),
-    "attend_backward": _writing(reference.attend_backward, 5),
-    "dots": _writing(reference.dots, 1),
-    "aggregate": _writing(reference.aggregate, 1),
-    "scatter": _writing(reference.scatter, 1),
-    "lsh_encode": _lsh_encode_reference,
-    "lsh_probes": _lsh_probes_reference,
-    "hamming_search": _hamming_reference,
-    "bucket_add": reference.bucket_add,
-    "bucket_search": _bucket_search_reference,
-    "sketch_add": reference.sketch_add,
 }
 
 
@@ -266,7 +118,7 @@ _TRITON: dict[str, Runner] = {
 }
 _ENGINES: dict[str, dict[str, Runner]] = {
     "cpu": _CPU,
-    "reference": _REFERENCE,
+    "reference": reference_engine.OPS,
     "triton": _TRITON,
 }
 _ABSENT = ("cuda",)
