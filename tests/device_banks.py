@@ -1,25 +1,16 @@
 """The same banks on the CPU and on a device: a GPU, or the host where kernels are interpreted."""
 
 import numpy as np
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import memcore
 from cases import normal
 from compare import assert_hits
+from on_device import DEVICE, host, tensor
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # What reads the host's memory for a number of the device.
 WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique"}
 FIELDS = {"time": "int64", "weight": "float64", "who": "str"}
-
-
-def tensor(array):
-    return torch.from_numpy(np.ascontiguousarray(array)).to(DEVICE)
-
-
-def host(hits):
-    return tuple(each.cpu().numpy() for each in hits)
 
 
 class Named(TorchDispatchMode):

@@ -16,8 +16,8 @@ from memcore import reference
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from memcore import kernels  # noqa: E402
+from on_device import DEVICE, tensor  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REALS = [np.float32, np.float64]
 # (n_queries, n_keys, dim, value_dim): below, at and above tiles of 16, 32 and 64 and split keys.
 SHAPES = [
@@ -29,10 +29,6 @@ SHAPES = [
     (3, 520, 8, 3),
     (66, 40, 15, 130),
 ]
-
-
-def tensor(array):
-    return torch.from_numpy(np.ascontiguousarray(array)).to(DEVICE)
 
 
 def tensors(inputs):

@@ -14,18 +14,7 @@ from memcore.ops.lsh import lsh_planes, lsh_probes
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def tensor(array):
-    array = np.array(array)
-    if array.dtype == np.uint64:
-        return torch.from_numpy(array.view(np.int64)).to(DEVICE).view(torch.uint64)
-    return torch.from_numpy(array).to(DEVICE)
-
-
-def host(tensors):
-    return tuple(each.cpu().numpy() for each in tensors)
+from on_device import DEVICE, host, tensor  # noqa: E402
 
 
 def tables(n_bits, n_tables, n_slots, **options):

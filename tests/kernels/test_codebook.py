@@ -14,16 +14,7 @@ from memcore.ops import codebook as ops
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from memcore import kernels  # noqa: E402
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def tensor(array):
-    return torch.from_numpy(np.array(array)).to(DEVICE)
-
-
-def host(tensors):
-    return tuple(each.cpu().numpy() for each in tensors)
+from on_device import DEVICE, host, tensor  # noqa: E402
 
 
 def assert_assigned(rows, words):

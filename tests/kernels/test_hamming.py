@@ -10,12 +10,7 @@ from memcore import reference
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from memcore import kernels  # noqa: E402
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def tensor(array):
-    return torch.from_numpy(np.array(array)).to(DEVICE)
+from on_device import DEVICE, tensor  # noqa: E402
 
 
 def codes_of(rng, n, n_words, flip=0.5):

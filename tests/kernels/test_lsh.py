@@ -13,13 +13,9 @@ from memcore.ops.lsh import lsh_encode, lsh_planes
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from memcore import kernels  # noqa: E402
+from on_device import DEVICE, tensor  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KINDS = ("sign", "cross_polytope")
-
-
-def tensor(array):
-    return torch.from_numpy(np.array(array)).to(DEVICE)
 
 
 def planes_of(planes, kind, n_bits, n_tables, dim, seed=3):

@@ -9,13 +9,9 @@ from memcore import reference
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from memcore import kernels  # noqa: E402
+from on_device import DEVICE, tensor  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 REALS = [np.float32, np.float64]
-
-
-def tensor(array):
-    return torch.from_numpy(array).to(DEVICE)
 
 
 def poisoned(shape, real):

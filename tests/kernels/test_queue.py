@@ -10,15 +10,11 @@ from memcore.ops.queue import disperse, gather, nce
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from on_device import DEVICE, tensor  # noqa: E402
 
 
 def normal(rng, *shape, real=np.float32):
     return rng.standard_normal(shape).astype(real)
-
-
-def tensor(array):
-    return torch.from_numpy(array).to(DEVICE)
 
 
 def close(got, expected, real=np.float32):

@@ -13,18 +13,10 @@ from memcore import reference
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 from memcore import kernels  # noqa: E402
+from on_device import DEVICE, host, tensor  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # What takes minutes to interpret: the same in fewer rows.
 MOST_QUERIES, MOST_KEYS, MOST_DIM = 6, 150, 272
-
-
-def tensor(array):
-    return torch.from_numpy(np.ascontiguousarray(array)).to(DEVICE)
-
-
-def host(hits):
-    return tuple(each.cpu().numpy() for each in hits)
 
 
 def run(queries, keys, k, first_pass, metric="dot", offsets=None, segments=None, **options):

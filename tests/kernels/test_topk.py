@@ -11,7 +11,7 @@ from memcore import reference
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from on_device import DEVICE  # noqa: E402
 
 
 def found(scores, k):
