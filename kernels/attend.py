@@ -7,7 +7,7 @@ import torch
 import triton
 
 from . import cards, stream, stream_backward
-from .layout import Rows, of_two
+from .layout import Rows, of_two, over
 
 # How many programs fill a card; with fewer, what a program walks over is split.
 _PROGRAMS = 264
@@ -106,10 +106,9 @@ def attend(
             tile = plan.careful(tile)
             n_blocks = max(1, triton.cdiv(plan.value_dim, tile["V"]))
         stream.attend_kernel[(plan.programs(plan.n_queries, tile["Q"]), n_splits, n_blocks)](
-            *plan.rows,
+            plan.given,
             reads if values is not None else None,
             lses,
-            *plan.sizes,
             n_splits,
             IS_L2=metric == "l2",
             IS_CAREFUL=is_careful,
@@ -198,17 +197,7 @@ class _Plan:
         masks = None if mask is None else Rows.of(mask)
         self.n_batches, self.n_queries, self.n_keys = asked.n_batches, asked.n, held.n
         self.dim, self.value_dim = asked.dim, 0 if read is None else read.dim
-        self.rows: tuple[Any, ...] = (
-            *asked.given,
-            *held.given,
-            *((None, 0, 0, 0) if read is None else read.given),
-            beta.contiguous(),
-            *((None, 0, 0) if biases is None else biases.given[:3]),
-            *((None, 0, 0, 0) if masks is None else masks.given),
-            None if exclude is None else exclude.contiguous(),
-        )
-        self.sizes = (asked.inner, self.n_batches, self.n_queries, self.n_keys)
-        self.sizes += (self.dim, self.value_dim)
+        self.given = over(asked, held, read, beta, biases, masks, exclude)
         dtypes = {queries.dtype, keys.dtype}
         if len(dtypes) == 2:
             # int8 has no digit that a half has not.
@@ -278,11 +267,10 @@ def _of_queries(
     betas = None if beta_grad is None else lse.new_empty((n_splits, *lse.shape))
     for is_careful in (False,) if parts is None else (False, True):
         stream_backward.attend_queries_kernel[(n_programs, n_splits, n_blocks)](
-            *plan.rows,
+            plan.given,
             *given,
             parts,
             betas,
-            *plan.sizes,
             n_splits,
             IS_CAREFUL=is_careful,
             KIND=plan.kind,
@@ -317,10 +305,9 @@ def _of_keys(
     wanted = (key_grad, value_grad, bias_grad)
     parts = [_parts(grad, n_splits) for grad in wanted]
     stream_backward.attend_keys_kernel[(n_programs, n_splits, n_blocks)](
-        *plan.rows,
+        plan.given,
         *given,
         *parts,
-        *plan.sizes,
         n_splits,
         IS_L2=metric == "l2",
         KIND=plan.kind,

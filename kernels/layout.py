@@ -1,12 +1,57 @@
 """How launchers hand rows with leading axes to kernels."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton.language as tl
 
 # Programs on the second or the third axis of a grid.
 _MOST_ON_AXIS = 65_535
+
+
+class Batches(NamedTuple):
+    """Rows (…, n, dim) of batches over two axes, outer and inner, components side by side.
+
+    Attributes:
+        ptr: the first of them.
+        outer: from batch to batch along the outer axis; inner: along the inner.
+        stride: from row to row.
+    """
+
+    ptr: torch.Tensor
+    outer: int
+    inner: int
+    stride: int
+
+
+class AttentionView(NamedTuple):
+    """What attention is over.
+
+    Attributes:
+        queries: (n_queries, dim) of each batch, as what follows.
+        keys: (n_keys, dim).
+        contents: (n_keys, value_dim), the values; or None. (A tuple of Triton has `values`.)
+        beta: (n_batches,).
+        bias: (1, n_keys), or None.
+        mask: (n_queries, n_keys) bool, True for keys that count; or None.
+        exclude: (n_batches, n_queries) int64, one key that does not count; or None.
+        inner: the size of the inner axis of batches; sizes follow.
+    """
+
+    queries: Batches
+    keys: Batches
+    contents: Batches | None
+    beta: torch.Tensor
+    bias: Batches | None
+    mask: Batches | None
+    exclude: torch.Tensor | None
+    inner: int
+    n_batches: int
+    n_queries: int
+    n_keys: int
+    dim: int
+    value_dim: int
 
 
 @dataclass(frozen=True)
@@ -31,9 +76,9 @@ class Rows:
         return cls(rows.reshape(outer, inner, *rows.shape[-2:]))
 
     @property
-    def given(self) -> tuple[torch.Tensor, int, int, int]:
+    def given(self) -> Batches:
         """What a kernel takes: the tensor, its strides from batch to batch and from row to row."""
-        return self.tensor, *self.tensor.stride()[:3]
+        return Batches(self.tensor, *self.tensor.stride()[:3])
 
     @property
     def inner(self) -> int:
@@ -72,6 +117,33 @@ def grid_of(n_rows: int, n_tiles: int) -> tuple[int, int, int]:
     """
     turns = max(1, -(-n_tiles // _MOST_ON_AXIS))
     return n_rows, -(-n_tiles // turns), turns
+
+
+def over(
+    queries: Rows,
+    keys: Rows,
+    values: Rows | None,
+    beta: torch.Tensor,
+    bias: Rows | None,
+    mask: Rows | None,
+    exclude: torch.Tensor | None,
+) -> AttentionView:
+    """What attention is over, as kernels take it."""
+    return AttentionView(
+        queries.given,
+        keys.given,
+        None if values is None else values.given,
+        beta.contiguous(),
+        None if bias is None else bias.given,
+        None if mask is None else mask.given,
+        None if exclude is None else exclude.contiguous(),
+        queries.inner,
+        queries.n_batches,
+        queries.n,
+        keys.n,
+        queries.dim,
+        0 if values is None else values.dim,
+    )
 
 
 def of_two(array: torch.Tensor) -> tl.dtype:

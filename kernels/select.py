@@ -4,7 +4,7 @@ import torch
 import triton
 
 from . import batches
-from .layout import Rows
+from .layout import Rows, over
 from .search import MAX_KEPT, MIN_KEYS, MIN_QUERIES, merge, room, search, splits
 
 
@@ -46,17 +46,9 @@ def select(
     n_splits = splits(n_programs, held.n, kept)
     parts, part_ids = room(ids, asked.n_batches * asked.n, n_splits, kept)
     batches.scan_kernel[(n_programs, n_splits)](
-        *asked.given,
-        *held.given,
-        beta.contiguous(),
-        *((None, 0, 0) if biases is None else biases.given[:3]),
-        *((None, 0, 0, 0) if masks is None else masks.given),
+        over(asked, held, None, beta, biases, masks, None),
         parts,
         part_ids,
-        asked.inner,
-        asked.n,
-        held.n,
-        asked.dim,
         n_splits,
         Q=n_at_once,
         N=64 if n_at_once > 1 else 128,

@@ -7,8 +7,7 @@ order (Dao et al., arXiv 2205.14135).
 import triton
 import triton.language as tl
 
-from .named import of_batch
-from .tiles import LOG2E, multiply, pair_products, tile_logits, tile_of, weigh
+from .tiles import LOG2E, multiply, pair_products, rows_of, tile_logits, tile_of, weigh
 
 
 @triton.jit
@@ -22,39 +21,39 @@ def slopes_of(logits, lse, changes, shift):
 
 
 @triton.jit
+def changes_of(
+    given,
+    out_grads,
+    query,
+    is_query,
+    values,
+    key,
+    is_key,
+    KIND: tl.constexpr,
+    REAL: tl.constexpr,
+    Q: tl.constexpr,
+    N: tl.constexpr,
+    DIM: tl.constexpr,
+    D: tl.constexpr,
+):
+    """By how much the loss changes with each weight (Q, N): gradients of reads times values."""
+    changes = tl.zeros((Q, N), REAL)
+    if given.contents is not None:
+        changes = pair_products(
+            out_grads, query, is_query, given.value_dim, values, key, is_key, given.contents.stride,
+            given.value_dim, False, KIND, REAL, Q, N, DIM, D,
+        )  # fmt: skip
+    return changes
+
+
+@triton.jit
 def attend_queries_kernel(
-    queries_ptr,
-    query_outer,
-    query_inner,
-    query_stride,
-    keys_ptr,
-    key_outer,
-    key_inner,
-    key_stride,
-    values_ptr,
-    value_outer,
-    value_inner,
-    value_stride,
-    beta_ptr,
-    bias_ptr,
-    bias_outer,
-    bias_inner,
-    mask_ptr,
-    mask_outer,
-    mask_inner,
-    mask_stride,
-    exclude_ptr,
+    given,
     lse_ptr,
     out_grad_ptr,
     shift_ptr,
     query_grads_ptr,
     beta_grads_ptr,
-    inner,
-    n_batches,
-    n_queries,
-    n_keys,
-    dim,
-    value_dim,
     n_splits,
     IS_CAREFUL: tl.constexpr,
     KIND: tl.constexpr,
@@ -76,14 +75,15 @@ def attend_queries_kernel(
         query_grads_ptr: (n_splits, n_batches, n_queries, dim); None if not wanted.
         beta_grads_ptr: (n_splits, n_batches, n_queries); None if not wanted.
     """
-    n_tiles = tl.cdiv(n_queries, Q)
+    n_tiles = tl.cdiv(given.n_queries, Q)
+    dim = given.dim
     batch = (tl.program_id(0) // n_tiles).to(tl.int64)
     split = tl.program_id(1)
     query = (tl.program_id(0) % n_tiles) * Q + tl.arange(0, Q)
-    is_query = query < n_queries
+    is_query = query < given.n_queries
     column = tl.program_id(2) * D + tl.arange(0, D)
-    row = batch * n_queries + query
-    out_row = (split * n_batches + batch) * n_queries + query
+    row = batch * given.n_queries + query
+    out_row = (split * given.n_batches + batch) * given.n_queries + query
     if IS_CAREFUL:
         place = query_grads_ptr + out_row[:, None] * dim + column[None, :]
         inside = is_query[:, None] & (column < dim)[None, :]
@@ -91,79 +91,37 @@ def attend_queries_kernel(
         if tl.max(tl.max((grad != grad).to(tl.int32), 1), 0) == 0:
             return
 
-    queries = of_batch(queries_ptr, batch, inner, query_outer, query_inner)
-    keys = of_batch(keys_ptr, batch, inner, key_outer, key_inner)
-    values = values_ptr
+    queries = rows_of(given.queries, batch, given.inner)
+    keys = rows_of(given.keys, batch, given.inner)
+    values = None
     out_grads = out_grad_ptr
-    if values_ptr is not None:
-        values = of_batch(values_ptr, batch, inner, value_outer, value_inner)
-        out_grads += batch * n_queries * value_dim
-    beta = tl.load(beta_ptr + batch).to(REAL)
+    if given.contents is not None:
+        values = rows_of(given.contents, batch, given.inner)
+        out_grads += batch * given.n_queries * given.value_dim
+    beta = tl.load(given.beta + batch).to(REAL)
 
     lse = tl.load(lse_ptr + row, mask=is_query, other=float("-inf"))
     shift = tl.load(shift_ptr + row, mask=is_query, other=0)
     query = query.to(tl.int64)
     query_grad = tl.zeros((Q, D), REAL)
     beta_grad = tl.zeros((Q,), REAL)
-    share = tl.cdiv(tl.cdiv(n_keys, n_splits), N) * N
-    for first in range(split * share, tl.minimum((split + 1) * share, n_keys), N):
+    share = tl.cdiv(tl.cdiv(given.n_keys, n_splits), N) * N
+    for first in range(split * share, tl.minimum((split + 1) * share, given.n_keys), N):
         key = (first + tl.arange(0, N)).to(tl.int64)
-        is_key = key < n_keys
+        is_key = key < given.n_keys
         products, logits = tile_logits(
-            queries,
-            query,
-            is_query,
-            query_stride,
-            keys,
-            key,
-            is_key,
-            key_stride,
-            beta,
-            bias_ptr,
-            bias_outer,
-            bias_inner,
-            mask_ptr,
-            mask_outer,
-            mask_inner,
-            mask_stride,
-            exclude_ptr,
-            batch,
-            inner,
-            n_queries,
-            dim,
-            False,
-            KIND,
-            REAL,
-            Q,
-            N,
-            DIM,
-            D,
-        )
-        changes = tl.zeros((Q, N), REAL)
-        if values_ptr is not None:
-            changes = pair_products(
-                out_grads,
-                query,
-                is_query,
-                value_dim,
-                values,
-                key,
-                is_key,
-                value_stride,
-                value_dim,
-                False,
-                VALUE_KIND,
-                REAL,
-                Q,
-                N,
-                VALUE_DIM,
-                V,
-            )
+            given, batch, queries, query, is_query, keys, key, is_key, beta, False, KIND, REAL,
+            Q, N, DIM, D,
+        )  # fmt: skip
+        changes = changes_of(
+            given, out_grads, query, is_query, values, key, is_key, VALUE_KIND, REAL, Q, N,
+            VALUE_DIM, V,
+        )  # fmt: skip
         _, slopes = slopes_of(logits, lse, changes, shift)
         if beta_grads_ptr is not None:
             beta_grad += tl.sum(tl.where(slopes == 0, 0.0, slopes * products), 1)
         if query_grads_ptr is not None:
-            rows = tile_of(keys, key, is_key, key_stride, column, dim)  # (N, D)
+            rows = tile_of(keys, key, is_key, given.keys.stride, column, dim)  # (N, D)
             query_grad = weigh(slopes, rows, query_grad, IS_CAREFUL, KEY_KIND, REAL, N)
     if beta_grads_ptr is not None:
         if tl.program_id(2) == 0:
@@ -176,39 +134,13 @@ def attend_queries_kernel(
 
 @triton.jit
 def attend_keys_kernel(
-    queries_ptr,
-    query_outer,
-    query_inner,
-    query_stride,
-    keys_ptr,
-    key_outer,
-    key_inner,
-    key_stride,
-    values_ptr,
-    value_outer,
-    value_inner,
-    value_stride,
-    beta_ptr,
-    bias_ptr,
-    bias_outer,
-    bias_inner,
-    mask_ptr,
-    mask_outer,
-    mask_inner,
-    mask_stride,
-    exclude_ptr,
+    given,
     lse_ptr,
     out_grad_ptr,
     shift_ptr,
     key_grads_ptr,
     value_grads_ptr,
     bias_grads_ptr,
-    inner,
-    n_batches,
-    n_queries,
-    n_keys,
-    dim,
-    value_dim,
     n_splits,
     IS_L2: tl.constexpr,
     KIND: tl.constexpr,
@@ -229,92 +161,51 @@ def attend_keys_kernel(
         value_grads_ptr: (n_splits, n_batches, n_keys, value_dim); None if not wanted.
         bias_grads_ptr: (n_splits, n_batches, n_keys); None if not wanted.
     """
-    n_tiles = tl.cdiv(n_keys, N)
+    n_tiles = tl.cdiv(given.n_keys, N)
+    dim, value_dim = given.dim, given.value_dim
     batch = (tl.program_id(0) // n_tiles).to(tl.int64)
     split = tl.program_id(1)
     key = ((tl.program_id(0) % n_tiles) * N + tl.arange(0, N)).to(tl.int64)
-    is_key = key < n_keys
+    is_key = key < given.n_keys
     column = tl.program_id(2) * D + tl.arange(0, D)
     value_column = tl.program_id(2) * V + tl.arange(0, V)
-    row = (split * n_batches + batch) * n_keys + key
+    row = (split * given.n_batches + batch) * given.n_keys + key
 
-    queries = of_batch(queries_ptr, batch, inner, query_outer, query_inner)
-    keys = of_batch(keys_ptr, batch, inner, key_outer, key_inner)
-    values = values_ptr
+    queries = rows_of(given.queries, batch, given.inner)
+    keys = rows_of(given.keys, batch, given.inner)
+    values = None
     out_grads = out_grad_ptr
-    if values_ptr is not None:
-        values = of_batch(values_ptr, batch, inner, value_outer, value_inner)
-        out_grads += batch * n_queries * value_dim
-    beta = tl.load(beta_ptr + batch).to(REAL)
+    if given.contents is not None:
+        values = rows_of(given.contents, batch, given.inner)
+        out_grads += batch * given.n_queries * given.value_dim
+    beta = tl.load(given.beta + batch).to(REAL)
 
     key_grad = tl.zeros((N, D), REAL)
     value_grad = tl.zeros((N, V), REAL)
     bias_grad = tl.zeros((N,), REAL)
-    share = tl.cdiv(tl.cdiv(n_queries, n_splits), Q) * Q
-    for first in range(split * share, tl.minimum((split + 1) * share, n_queries), Q):
+    share = tl.cdiv(tl.cdiv(given.n_queries, n_splits), Q) * Q
+    for first in range(split * share, tl.minimum((split + 1) * share, given.n_queries), Q):
         query = (first + tl.arange(0, Q)).to(tl.int64)
-        is_query = query < n_queries
-        lse = tl.load(lse_ptr + batch * n_queries + query, mask=is_query, other=float("-inf"))
-        shift = tl.load(shift_ptr + batch * n_queries + query, mask=is_query, other=0)
+        is_query = query < given.n_queries
+        lse = tl.load(lse_ptr + batch * given.n_queries + query, mask=is_query, other=float("-inf"))
+        shift = tl.load(shift_ptr + batch * given.n_queries + query, mask=is_query, other=0)
         # A query that found nothing may be NaN, and 0 * NaN is not 0.
         is_query = is_query & (lse > float("-inf"))
         _, logits = tile_logits(
-            queries,
-            query,
-            is_query,
-            query_stride,
-            keys,
-            key,
-            is_key,
-            key_stride,
-            beta,
-            bias_ptr,
-            bias_outer,
-            bias_inner,
-            mask_ptr,
-            mask_outer,
-            mask_inner,
-            mask_stride,
-            exclude_ptr,
-            batch,
-            inner,
-            n_queries,
-            dim,
-            IS_L2,
-            KIND,
-            REAL,
-            Q,
-            N,
-            DIM,
-            D,
-        )
-        changes = tl.zeros((Q, N), REAL)
-        if values_ptr is not None:
-            changes = pair_products(
-                out_grads,
-                query,
-                is_query,
-                value_dim,
-                values,
-                key,
-                is_key,
-                value_stride,
-                value_dim,
-                False,
-                VALUE_KIND,
-                REAL,
-                Q,
-                N,
-                VALUE_DIM,
-                V,
-            )
+            given, batch, queries, query, is_query, keys, key, is_key, beta, IS_L2, KIND, REAL,
+            Q, N, DIM, D,
+        )  # fmt: skip
+        changes = changes_of(
+            given, out_grads, query, is_query, values, key, is_key, VALUE_KIND, REAL, Q, N,
+            VALUE_DIM, V,
+        )  # fmt: skip
         weights, slopes = slopes_of(logits, lse, changes, shift)
         bias_grad += tl.sum(slopes, 0)
         if value_grads_ptr is not None:
             rows = tile_of(out_grads, query, is_query, value_dim, value_column, value_dim)  # (Q, V)
             value_grad = multiply(tl.trans(weights), rows, value_grad, VALUE_KIND)
         if key_grads_ptr is not None:
-            rows = tile_of(queries, query, is_query, query_stride, column, dim)  # (Q, D)
+            rows = tile_of(queries, query, is_query, given.queries.stride, column, dim)  # (Q, D)
             key_grad = multiply(tl.trans(slopes), rows, key_grad, QUERY_KIND)
 
     if bias_grads_ptr is not None:
@@ -327,7 +218,7 @@ def attend_keys_kernel(
     if key_grads_ptr is not None:
         key_grad = key_grad * beta
         if IS_L2:
-            rows = tile_of(keys, key, is_key, key_stride, column, dim).to(REAL)
+            rows = tile_of(keys, key, is_key, given.keys.stride, column, dim).to(REAL)
             key_grad = 2 * (key_grad - beta * bias_grad[:, None] * rows)
         place = key_grads_ptr + row[:, None] * dim + column[None, :]
         inside = is_key[:, None] & (column < dim)[None, :]

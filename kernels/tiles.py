@@ -14,6 +14,12 @@ LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
+def rows_of(batches, batch, inner):
+    """Where the rows of a batch begin, of `layout.Batches`."""
+    return of_batch(batches.ptr, batch, inner, batches.outer, batches.inner)
+
+
+@triton.jit
 def narrow(x, TYPE: tl.constexpr):
     """Numbers as a factor of this type, by way of float32, which holds whatever they are."""
     return x if x.dtype == TYPE else x.to(tl.float32).to(TYPE)
@@ -110,27 +116,15 @@ def pair_products(
 
 @triton.jit
 def tile_logits(
+    given,
+    batch,
     queries,
     query,
     is_query,
-    query_stride,
     keys,
     key,
     is_key,
-    key_stride,
     beta,
-    bias_ptr,
-    bias_outer,
-    bias_inner,
-    mask_ptr,
-    mask_outer,
-    mask_inner,
-    mask_stride,
-    exclude_ptr,
-    batch,
-    inner,
-    n_queries,
-    dim,
     IS_L2: tl.constexpr,
     KIND: tl.constexpr,
     REAL: tl.constexpr,
@@ -141,39 +135,29 @@ def tile_logits(
 ):
     """Products (Q, N) of a tile of a batch, and its logits in units of log 2.
 
-    A logit is -inf where the key does not count, as where it is NaN. Arguments as of
-    `stream.attend_kernel`, but that queries and keys are where the batch's begin.
+    A logit is -inf where the key does not count, as where it is NaN.
+
+    Args beside sizes:
+        given: an `layout.AttentionView`.
+        queries, keys: where those of the batch begin.
+        query, key: (Q,) and (N,), which of them.
     """
     products = pair_products(
-        queries,
-        query,
-        is_query,
-        query_stride,
-        keys,
-        key,
-        is_key,
-        key_stride,
-        dim,
-        IS_L2,
-        KIND,
-        REAL,
-        Q,
-        N,
-        DIM,
-        D,
-    )
+        queries, query, is_query, given.queries.stride, keys, key, is_key, given.keys.stride,
+        given.dim, IS_L2, KIND, REAL, Q, N, DIM, D,
+    )  # fmt: skip
     logits = products * (beta * LOG2E)
-    if bias_ptr is not None:
-        biases = of_batch(bias_ptr, batch, inner, bias_outer, bias_inner)
+    if given.bias is not None:
+        biases = rows_of(given.bias, batch, given.inner)
         bias = tl.load(biases + key, mask=is_key, other=0).to(REAL)
         logits += (bias * LOG2E)[None, :]
     counts = is_query[:, None] & is_key[None, :] & (logits == logits)
-    if mask_ptr is not None:
-        masks = of_batch(mask_ptr, batch, inner, mask_outer, mask_inner)
-        at = masks + query[:, None] * mask_stride + key[None, :]
+    if given.mask is not None:
+        masks = rows_of(given.mask, batch, given.inner)
+        at = masks + query[:, None] * given.mask.stride + key[None, :]
         counts = counts & tl.load(at, mask=counts, other=0).to(tl.int1)
-    if exclude_ptr is not None:
-        at = exclude_ptr + batch * n_queries + query
+    if given.exclude is not None:
+        at = given.exclude + batch * given.n_queries + query
         without = tl.load(at, mask=is_query, other=-1)
         counts = counts & (key[None, :] != without[:, None])
     return products, tl.where(counts, logits, float("-inf"))

@@ -5,26 +5,22 @@ from typing import Any
 from triton import language as tl
 
 from memcore.kernels.attend import tile_for
+from memcore.kernels.layout import AttentionView, Batches
 from variants.variant import BF16, FLOATS, HALVES, INTS, LONGS, NO_FUSION, Variant
 
-_STRIDES = {
-    f"{rows}_{stride}": "i32!"
-    for rows in ("query", "key", "value")
-    for stride in ("outer", "inner", "stride")
-}
 _OUTPUTS = ("reads", "lses", "lse", "out_grad", "shift", "query_grads", "beta_grads")
 _OUTPUTS += ("key_grads", "value_grads", "bias_grads")
-_PLAIN = {
-    **_STRIDES,
-    **dict.fromkeys(("inner", "n_batches", "n_queries", "n_keys", "n_splits"), "i32"),
-    **dict.fromkeys(("bias_outer", "bias_inner"), "i32"),
-    **dict.fromkeys(("mask_outer", "mask_inner", "mask_stride"), "i32"),
-    **{f"{name}_ptr": FLOATS for name in _OUTPUTS},
-    "beta_ptr": "*fp64!",
-    "dim": "i32!",
-    "value_dim": "i32!",
-}
-_MASKED = {**_PLAIN, "bias_ptr": FLOATS, "mask_ptr": "*i1!"}
+_ROWS = Batches(FLOATS, "i32!", "i32!", "i32!")
+_GIVEN = AttentionView(
+    *(_ROWS, _ROWS, _ROWS, "*fp64!", None, None, None),
+    *("i32", "i32", "i32", "i32"),
+    *("i32!", "i32!"),
+)
+_WEIGHED = _GIVEN._replace(
+    bias=Batches(FLOATS, "i32", "i32", "i32"), mask=Batches("*i1!", "i32", "i32", "i32")
+)
+_PLAIN = {"given": _GIVEN, "n_splits": "i32", **{f"{name}_ptr": FLOATS for name in _OUTPUTS}}
+_MASKED = {**_PLAIN, "given": _WEIGHED}
 # Kind of the rows: their type, the kind of computed numbers beside them, and the width of both.
 _KINDS = {
     "bf16": (HALVES, "bf16", "half"),
@@ -36,15 +32,24 @@ _KINDS = {
 _SMALL = {80: "HMMA", 90: "HMMA", 100: "HMMA"}
 
 
+def _of(given: AttentionView, rows: str) -> AttentionView:
+    """The same over rows of a type."""
+    names = ("queries", "keys", "contents")
+    parts = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    return given._replace(**{name: part._replace(ptr=rows) for name, part in parts.items()})
+
+
 def _variant(kernel: str, name: str, kind: str, types: dict[str, Any], **more: Any) -> Variant:
     """One of the three kernels, with its tile."""
     rows, _, width = _KINDS[kind]
     real = tl.float64 if kind == "fp64" else tl.float32
-    given = {f"{each}_ptr": rows for each in ("queries", "keys", "values")} | types
+    over = _of(types["given"], rows)
+    given = {**types, "given": over}
     if kind == "fp64":
         given |= {f"{each}_ptr": rows for each in _OUTPUTS}
-        given |= {"mask_ptr": INTS} if "mask_ptr" in types else {}
-    tile = tile_for(name, kind, width, is_masked="mask_ptr" in types)
+        if over.mask is not None:
+            given["given"] = over._replace(mask=over.mask._replace(ptr=INTS))
+    tile = tile_for(name, kind, width, is_masked=over.mask is not None)
     sizes = {"Q": tile.Q, "N": tile.N, **dict.fromkeys(("D", "V"), tile.columns)}
     sizes |= dict.fromkeys(("DIM", "VALUE_DIM"), tile.columns)
     is_wide = {**sizes, **more}["Q"] >= 64
@@ -81,21 +86,23 @@ def _variants() -> dict[str, Variant]:
     found["attend, masked, careful"] = _variant(
         "stream.attend_kernel", "forward", "bf16", _MASKED, **careful
     )
-    selecting = {**_PLAIN, "beta_ptr": FLOATS, "parts_ptr": INTS, "part_ids_ptr": LONGS}
-    for name, rows, types in (
-        ("float32", FLOATS, {}),
-        ("bfloat16, masked and biased", HALVES, {"bias_ptr": FLOATS, "mask_ptr": "*i1!"}),
+    selecting = {"parts_ptr": INTS, "part_ids_ptr": LONGS, "n_splits": "i32"}
+    for name, rows, over in (
+        ("float32", FLOATS, _GIVEN),
+        ("bfloat16, masked and biased", HALVES, _WEIGHED),
     ):
+        over = _of(over._replace(contents=None, beta=FLOATS), rows)
         for n_queries, n_keys in ((1, 128), (4, 64)):
             found[f"k best of batches, {n_queries} x {n_keys}, {name}"] = Variant(
                 "batches.scan_kernel",
-                {**selecting, "queries_ptr": rows, "keys_ptr": rows, **types},
+                {**selecting, "given": over},
                 {"Q": n_queries, "N": n_keys, "K": 32},
                 {"num_warps": 4, **NO_FUSION},
                 128,
                 is_canonical=True,
             )
-    alone = {**_PLAIN, **dict.fromkeys(("values_ptr", "reads_ptr", "out_grad_ptr"))}
+    alone = {**_PLAIN, **dict.fromkeys(("reads_ptr", "out_grad_ptr"))}
+    alone["given"] = _GIVEN._replace(contents=None)
     found["log-sum-exp of distances"] = _variant(
         "stream.attend_kernel", "forward", "bf16", alone, IS_L2=True
     )
