@@ -17,7 +17,6 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 import memcore.kernels
-import sanitizer
 import races
 
 # Programs along the axes of a grid, and in all: Triton's launcher multiplies in 32 bits.
@@ -53,18 +52,6 @@ def check_grid(kernel, grid):
     too_many = any(n > most for n, most in zip(grid, MOST_PROGRAMS, strict=True))
     if too_many or math.prod(grid) > MOST_PROGRAMS[0]:
         raise TooLargeError(f"{kernel} has a grid of {grid}")
-
-
-class Unwatched:
-    """A launch that the sanitizer does not look at: it would see what other programs left out."""
-
-    log = ()
-
-    def __init__(self, *_):
-        pass
-
-    def __bool__(self):
-        return False
 
 
 @contextlib.contextmanager
@@ -108,9 +95,6 @@ def outermost(monkeypatch):
         patch.setattr(races, "found", lambda *_: ())
         patch.setattr(type(builder), "create_assert", raise_unless_on_purpose)
         patch.setattr(builder, "set_grid_dim", None, raising=False)
-        patch.setattr(sanitizer, "Launch", Unwatched)
-        # It would touch all of what launchers allocate.
-        patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
         patch.setattr(builder, "options", interpreter.InterpreterOptions(debug=True))
         for name, module in list(sys.modules.items()):
             if name.startswith(memcore.kernels.__name__):
