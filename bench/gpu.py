@@ -34,6 +34,7 @@ _N_AT_ONCE = 8
 _TESTS = (
     "kernels",
     "bank/test_device*.py",
+    "bank/test_errors.py",
     "bank/test_graph.py",
     "bank/test_given.py",
     "bank/test_pinned.py",
