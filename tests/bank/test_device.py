@@ -192,7 +192,7 @@ def test_tensors_in_and_out(rng):
     assert arena.update(banks, ids, rows * 2).tolist() == [True] * 3
     scores = arena.score(banks, rows, ids[:, None])
     assert scores.device.type == DEVICE
-    group = tensor(arena.fork(banks, 2))
+    group = arena.fork(banks, 2)
     hits = arena.search(group, rows[:, None].expand(3, 2, 6), 1)
     assert hits.scores.shape == (3, 2, 1)
     assert hits.ids.tolist() == [[[0], [0]]] * 3
