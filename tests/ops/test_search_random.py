@@ -75,4 +75,4 @@ def test_random_searches(isa, rng):
 
 @pytest.mark.slow
 def test_many_random_searches(isa, rng):
-    check_some(rng, 20000)
+    check_some(rng, 10000)
