@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import gpu_rows, machine
 from .gpu_cases import every
@@ -59,8 +60,8 @@ class _Run:
     def request(self, names: Sequence[str], **options: bool | int | float) -> Request:
         """What a worker is asked for."""
         limits = str(self.rows.with_suffix(".limits.json"))
-        given = {"device": self.device, "is_tiny": self.is_tiny, **options}
-        return Request(tuple(names), rows=str(self.rows), limits=limits, **given)  # type: ignore[arg-type]
+        given: dict[str, Any] = {"device": self.device, "is_tiny": self.is_tiny, **options}
+        return Request(tuple(names), rows=str(self.rows), limits=limits, **given)
 
     def say(self, text: str) -> None:
         """Tell the reader, and the log beside the rows."""
