@@ -24,8 +24,6 @@ MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)
 # Functions that wrap around on purpose.
 WRAPPING = {"ones", "store_signs"}
 _LONG = 4
-# Components that take no time to clear.
-_FEW = 2**22
 # Python has a name for it from 3.13 on; so it is on Linux.
 _NORESERVE = 0x4000
 
@@ -41,9 +39,15 @@ def sparse(*shape, dtype=torch.float32):
     return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape)).view(shape)
 
 
-def _cleared(made):
-    """What programs that do not run would have written, where it is not too long, is zero."""
-    return made.zero_() if made.numel() < _FEW else made
+def _cleared(allocate):
+    """As `allocate`, but what programs that do not run would have written is zero."""
+
+    def allocate_cleared(*given, **kind):
+        made = allocate(*given, **kind, device="meta")
+        n = max(1, made.numel())
+        return sparse(n, dtype=made.dtype).as_strided(made.shape, made.stride())
+
+    return allocate_cleared
 
 
 def check_grid(kernel, grid):
@@ -88,9 +92,7 @@ def outermost(monkeypatch):
         patch.setattr(type(builder), "set_grid_idx", set_outer_place)
         patch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
         for place, name in ((torch.Tensor, "new_empty"), (torch, "empty_like")):
-            made = getattr(place, name)
-            cleared = lambda *given, made=made, **kind: _cleared(made(*given, **kind))  # noqa: E731
-            patch.setattr(place, name, cleared)
+            patch.setattr(place, name, _cleared(getattr(place, name)))
         # It is all the same, so that lanes meet which otherwise never do.
         patch.setattr(races, "found", lambda *_: ())
         patch.setattr(type(builder), "create_assert", raise_unless_on_purpose)

@@ -79,7 +79,8 @@ def spiky(rng, n, decay=0.9, size=12.0):
     for i in range(1, n):
         stream[i] = decay * stream[i - 1] + noise[i]
     spikes = np.flatnonzero(rng.random(n) < 0.01)
-    spikes = spikes[(spikes > 200) & np.diff(spikes, prepend=-9).astype(bool)]
+    # Each has a successor, and none lies close behind another.
+    spikes = spikes[(spikes > 200) & (spikes < n - 1)]
     spikes = spikes[np.diff(spikes, prepend=-9) > 2]
     stream[spikes] += size
     return np.abs(stream[1:] - decay * stream[:-1]), spikes - 1
