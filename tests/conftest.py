@@ -1,6 +1,5 @@
 """Fixtures of all tests: seeds, engines, instruction sets, containers, poisoned results."""
 
-import os
 import secrets
 import signal
 import zlib
@@ -22,16 +21,15 @@ ISAS = memcore.isas()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--seed", type=int, help="seed of the random tests, as a failure printed it")
+    about = "of the random tests: a number, as a failure printed it, or 'random'; 0 by default"
+    parser.addoption("--seed", default="0", metavar="SEED", help=about)
 
 
 def pytest_configure(config):
     # A shell starts its background jobs with Ctrl-C ignored, and some tests press it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     chosen = config.getoption("--seed")
-    if chosen is None:
-        chosen = int(os.environ.get("MEMCORE_SEED") or secrets.randbits(32))
-    config.stash[SEED] = chosen
+    config.stash[SEED] = secrets.randbits(32) if chosen == "random" else int(chosen)
 
 
 def pytest_report_header(config):
