@@ -1,6 +1,6 @@
 """Codebook: vector, product and residual quantisation that learns online and does not collapse."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -10,20 +10,12 @@ from numpy.typing import NDArray
 
 from memcore import arrays, slots, tensors
 from memcore.codebook import step_device
-from memcore.codebook.step import (
-    Alone,
-    Exchange,
-    Rules,
-    State,
-    assign_level,
-    columns,
-    learn,
-    room,
-)
+from memcore.codebook.reader import Reader
+from memcore.codebook.rules import Rules, check_int, threshold_of
+from memcore.codebook.step import Alone, Exchange, State, assign_level, columns, learn, room
 from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import codebook as ops
-from memcore.ops.codebook_device import takes
 from memcore.ops.kmeans import kmeans
 from memcore.ops.kmeans_device import kmeans as kmeans_device
 
@@ -33,7 +25,6 @@ Ints = NDArray[np.int64]
 # Rows that fit looks at, for each code: more change the means very little.
 _FIT_ROWS_PER_CODE = 256
 
-_THRESHOLDS = {"worst": 0.1, "mbc": 1e-4}
 _QUOTA = 16
 
 
@@ -60,7 +51,7 @@ class Codebook:
         n_subspaces: parts that a vector is cut into; dim is a multiple of it.
         n_levels: times that a vector is quantised.
         state: what the book knows; replaced as a whole, never written to.
-        place: the torch device on which it lies; None for the host.
+        reader: how it reads what it is given, where it lies.
 
     Example:
         >>> import memcore, numpy as np
@@ -118,41 +109,27 @@ class Codebook:
         """
         sizes = {"n_codes": n_codes, "dim": dim, "n_subspaces": n_subspaces, "n_levels": n_levels}
         for name, value in sizes.items():
-            _check_size(name, value)
+            check_int(name, value, 1)
         if dim % n_subspaces:
             raise InputError(f"Codebook: n_subspaces is {n_subspaces}, should divide dim, {dim}")
         if n_codes > 1 << 31:
             raise InputError(f"Codebook: n_codes is {n_codes}, should be at most 2^31")
-        if learn not in ("ema", "gradient"):
-            raise InputError(f"Codebook: learn is {learn!r}, should be 'ema' or 'gradient'")
-        if reset is not None and reset not in _THRESHOLDS:
-            raise InputError(f"Codebook: reset is {reset!r}, should be 'worst', 'mbc' or None")
-        if isinstance(reset_quota, bool) or not isinstance(reset_quota, (int, np.integer)):
-            raise DtypeError(f"Codebook: reset_quota is {reset_quota!r}, should be an int")
-        if reset_quota < 0:
-            raise InputError(f"Codebook: reset_quota is {reset_quota}, should be at least 0")
-        if reset_threshold is None:
-            reset_threshold = _THRESHOLDS.get(reset or "", 0.0)
-        for name, number in {"decay": decay, "rate": rate}.items():
-            if not 0 <= number <= 1:
-                raise InputError(f"Codebook: {name} is {number}, should be from 0 to 1")
-        if not 0 < smoothing < np.inf:
-            raise InputError(f"Codebook: smoothing is {smoothing}, should be above 0")
-        if not 0 <= reset_threshold < np.inf:
-            raise InputError(
-                f"Codebook: reset_threshold is {reset_threshold}, should be at least 0"
-            )
+        threshold = threshold_of(reset) if reset_threshold is None else reset_threshold
+        self.rules = Rules(learn, decay, smoothing, rate, reset, threshold, reset_quota)
         self.n_codes, self.dim = int(n_codes), int(dim)
         self.n_subspaces, self.n_levels = int(n_subspaces), int(n_levels)
-        self.rules = Rules(learn, decay, smoothing, rate, reset, reset_threshold, int(reset_quota))
+        place = None if device == "cpu" else tensors.place_for("Codebook", device)
+        self.reader = Reader(self.dim, self.n_parts, self.n_codes, self.n_levels > 1, place)
         self._rng = np.random.default_rng(seed)
         parts = (self.n_levels, self.n_subspaces, self.n_codes)
         words = np.zeros((*parts, self.dim // self.n_subspaces), np.float32)
-        self.state = State(words, words, np.zeros(parts), np.zeros(self.n_levels, np.int64))
-        self.place: Any = None
-        if device != "cpu":
-            self.place = tensors.place_for("Codebook", device)
-            self.state = step_device.moved(self.state, self.place)
+        state = State(words, words, np.zeros(parts), np.zeros(self.n_levels, np.int64))
+        self.state = step_device.moved(state, place)
+
+    @property
+    def place(self) -> Any:
+        """The torch device on which the book lies; None for the host."""
+        return self.reader.place
 
     @property
     def codewords(self) -> Any:
@@ -195,7 +172,7 @@ class Codebook:
     @property
     def code_dtype(self) -> np.dtype[Any]:
         """The smallest dtype that holds a code: uint8, uint16 or uint32."""
-        return np.dtype(np.min_scalar_type(self.n_codes - 1))
+        return self.reader.code_dtype
 
     def fit(self, vectors: Any, *, n_iterations: int = 10, seed: int = 0) -> None:
         """Forget everything and learn by k-means, level after level.
@@ -208,7 +185,7 @@ class Codebook:
         Raises:
             As `update`; InputError: no rows.
         """
-        rows = self.rows("fit", vectors)
+        rows = self.reader.rows("fit", vectors)
         if not len(rows):
             raise InputError("fit: vectors has no rows, should have at least 1")
         rng = np.random.default_rng(seed)
@@ -248,15 +225,15 @@ class Codebook:
             InputError: a vector with NaN, Inf or a norm above 1e18 (the first is named); a book
                 that is empty.
         """
-        return self._like(vectors, self.codes("quantize", self.rows("quantize", vectors)))
+        return self.reader.like(
+            vectors, self.codes("quantize", self.reader.rows("quantize", vectors))
+        )
 
     def dequantize(self, codes: Any) -> Any:
         """The vectors that codes (n, n_parts) stand for: (n, dim) float32."""
-        if self.place is not None:
-            named, backend = self._there(codes, lambda: self._codes("dequantize", codes)), "triton"
-        else:
-            named, backend = codes if takes(codes) else self._codes("dequantize", codes), None
-        return self._like(codes, ops.decode(named, self.state.codewords, backend=backend))
+        named = self.reader.codes_there("dequantize", codes)
+        backend = None if self.place is None else "triton"
+        return self.reader.like(codes, ops.decode(named, self.state.codewords, backend=backend))
 
     def update(self, vectors: Any, *, exchange: Exchange | None = None) -> Any:
         """Learn from a batch.
@@ -275,7 +252,7 @@ class Codebook:
             As `quantize`, but for the empty book.
         """
         codes, _, self.state = self.learned("update", vectors, exchange)
-        return self._like(vectors, codes)
+        return self.reader.like(vectors, codes)
 
     def search(self, queries: Any, codes: Any, k: Any = 10, *, metric: str = "dot") -> Hits:
         """Find the k best of the rows that codes stand for, by lookup tables.
@@ -293,12 +270,10 @@ class Codebook:
         """
         asked, backend = queries, None
         if self.place is not None:
-            asked, backend = self.rows("search", queries), "triton"
-        named = self._compact("search", codes)
-        squares = None
-        if metric == "l2" and self.n_levels > 1:
-            squares = self._squares(named)
-        words = self.state.codewords
+            asked, backend = self.reader.rows("search", queries), "triton"
+        named, words = self.reader.compact("search", codes), self.state.codewords
+        is_shared = metric == "l2" and self.n_levels > 1
+        squares = ops.code_squares(named, words) if is_shared else None
         try:
             scores, ids = ops.search_codes(
                 asked, named, words, k, metric=metric, squares=squares, backend=backend
@@ -307,11 +282,11 @@ class Codebook:
             raise type(error)(str(error).replace("search_codes:", "search:")) from None
         if self.place is None:
             return Hits(scores, ids)
-        return Hits(self._like(queries, scores), self._like(queries, ids))
+        return Hits(self.reader.like(queries, scores), self.reader.like(queries, ids))
 
     def pack(self, codes: Any) -> NDArray[np.uint8]:
         """Codes (n, n_parts) as a stream of n_bits each: (ceil(n * n_parts * n_bits / 8),)."""
-        return ops.pack_codes(self._codes("pack", codes), self.n_bits)
+        return ops.pack_codes(self.reader.codes("pack", codes), self.n_bits)
 
     def unpack(self, packed: Any, n: int) -> Ints:
         """The codes (n, n_parts) of a stream that `pack` made."""
@@ -325,7 +300,7 @@ class Codebook:
         shape = (self.n_levels, self.n_subspaces, self.n_codes)
         if self.place is not None and tensors.lies_on(self.place, codes):
             return step_device.counts(tensors.ints("counts", "codes", codes), shape)
-        named = self._codes("counts", codes)
+        named = self.reader.codes("counts", codes)
         each = [np.bincount(part, minlength=self.n_codes) for part in named.T]
         return np.reshape(each, shape)
 
@@ -365,8 +340,9 @@ class Codebook:
             BackendError: no such device, or no torch or Triton for it.
         """
         book = self.copy()
-        book.place = None if device == "cpu" else tensors.place_for("to", device)
-        book.state = step_device.moved(self.state, book.place)
+        place = None if device == "cpu" else tensors.place_for("to", device)
+        book.reader = replace(self.reader, place=place)
+        book.state = step_device.moved(self.state, place)
         return book
 
     def adopt(self, codewords: Any) -> None:
@@ -401,7 +377,7 @@ class Codebook:
 
     def learned(self, op: str, vectors: Any, exchange: Exchange | None) -> tuple[Any, Any, State]:
         """What `update` would learn: the codes, the codewords that they are of, the next state."""
-        state, rows = self.state, self.rows(op, vectors)
+        state, rows = self.state, self.reader.rows(op, vectors)
         if not len(rows) and exchange is None:
             return room(rows, self.n_parts), state.codewords, state
         run = learn if self.place is None else step_device.learn
@@ -427,76 +403,6 @@ class Codebook:
                     rows = rows - ops.decode(of_level, own, backend=backend)
         return codes
 
-    def rows(self, op: str, vectors: Any) -> Any:
-        """Vectors as `codes` and `learned` read them, (n, dim), where they lie; errors name op."""
-        if self.place is not None and not tensors.lies_on(self.place, vectors):
-            there = self.place
-            return tensors.library(op).as_tensor(self._host_rows(op, vectors), device=there)
-        if self.place is not None or takes(vectors):
-            given = tensors.vectors(op, "vectors", vectors)
-            given = given[None] if given.ndim == 1 else given
-            if given.ndim != 2 or given.shape[1] != self.dim:
-                shape = tuple(given.shape)
-                raise ShapeError(f"{op}: vectors has shape {shape}, should be (n, {self.dim})")
-            return given.float() if self.n_levels > 1 else given
-        return self._host_rows(op, vectors)
-
-    def _host_rows(self, op: str, vectors: Any) -> NDArray[Any]:
-        rows, dtype = arrays.vectors(op, "vectors", vectors)
-        if rows.ndim == 1:
-            rows = rows[None]
-        if rows.ndim != 2 or rows.shape[1] != self.dim:
-            raise ShapeError(f"{op}: vectors has shape {rows.shape}, should be (n, {self.dim})")
-        # Residuals are float32, and NumPy has no bfloat16; all else is read where it lies.
-        if dtype == "bfloat16" or (dtype != "float32" and self.n_levels > 1):
-            rows = arrays.floats(op, "vectors", vectors).reshape(rows.shape)
-        return rows
-
-    def _like(self, given: Any, result: Any) -> Any:
-        """A result in the library of what was given, where it lies."""
-        if isinstance(result, np.ndarray):
-            return arrays.like(given, result)
-        if self.place is None or tensors.lies_on(self.place, given):
-            return tensors.like(given, result)
-        return arrays.like(given, result.cpu().numpy())
-
-    def _there(self, given: Any, checked: Callable[[], NDArray[Any]]) -> Any:
-        """An array where the book's device is, from the host by way of what checks it."""
-        if tensors.lies_on(self.place, given):
-            return given
-        return tensors.library("to").as_tensor(checked(), device=self.place)
-
-    def _codes(self, op: str, codes: Any) -> Ints:
-        named = arrays.ints(op, "codes", codes)
-        if named.ndim != 2 or named.shape[1] != self.n_parts:
-            raise ShapeError(f"{op}: codes has shape {named.shape}, should be (n, {self.n_parts})")
-        ops.check_codes(op, named, self.n_codes)
-        return named
-
-    def _compact(self, op: str, codes: Any) -> Any:
-        """Codes in the smallest dtype, where the book lies if it is on a device."""
-        if self.place is not None:
-            codes = self._there(codes, lambda: self._codes(op, codes))
-        if self.place is not None or takes(codes):
-            return tensors.codes(op, "codes", codes, self.code_dtype.name)
-        if isinstance(codes, np.ndarray) and codes.dtype == self.code_dtype and codes.ndim == 2:
-            return codes
-        return self._codes(op, codes).astype(self.code_dtype)
-
-    def _squares(self, codes: Any) -> Any:
-        """The canonical square of each decoded row, a few thousand rows at a time."""
-        if not isinstance(codes, np.ndarray):
-            words = tensors.floats_on("search", "codewords", self.state.codewords, codes.device)
-            rows = ops.decode(codes.long(), words, backend="triton")
-            return -ops.assign(rows, rows.new_zeros((1, self.dim)), backend="triton")[1]
-        squares = np.empty(len(codes), np.float32)
-        zeros = np.zeros((1, self.dim), np.float32)
-        for begin in range(0, len(codes), 1 << 14):
-            part = slice(begin, begin + (1 << 14))
-            rows = ops.decode(codes[part].astype(np.int64), self.state.codewords)
-            squares[part] = -ops.assign(rows, zeros)[1]
-        return squares
-
 
 @contextmanager
 def _named(op: str) -> Iterator[None]:
@@ -505,10 +411,3 @@ def _named(op: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(str(error).replace("assign: rows", f"{op}: vectors")) from None
-
-
-def _check_size(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"Codebook: {name} is {value!r}, should be an int")
-    if value < 1:
-        raise InputError(f"Codebook: {name} is {value}, should be at least 1")

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcore import tensors
+from memcore.codebook.rules import Rules
 from memcore.ops import codebook as ops
 
 Floats = NDArray[np.float32]
@@ -57,19 +58,6 @@ class State:
     usage: Any
     n_seeded: Ints
     version: int = 0
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How a book learns: the options of `Codebook`, which says what they mean."""
-
-    learn: str
-    decay: float
-    smoothing: float
-    rate: float
-    reset: str | None
-    reset_threshold: float
-    reset_quota: int
 
 
 def columns(state: State, subspace: int) -> slice:

@@ -9,15 +9,8 @@ from typing import Any
 import numpy as np
 
 from memcore import tensors
-from memcore.codebook.step import (
-    Alone,
-    Exchange,
-    Rules,
-    State,
-    assign_level,
-    room,
-    total,
-)
+from memcore.codebook.rules import Rules
+from memcore.codebook.step import Alone, Exchange, State, assign_level, room, total
 from memcore.ops import codebook as ops
 
 

@@ -116,7 +116,7 @@ class VectorQuantizer(torch.nn.Module):
         if self.training:
             codes, words, state = book.learned("forward", flat, self._exchange())
         else:
-            codes = book.codes("forward", book.rows("forward", flat))
+            codes = book.codes("forward", book.reader.rows("forward", flat))
             words, state = book.codewords, book.state
         named = torch.as_tensor(codes)
         if self.codewords is None:

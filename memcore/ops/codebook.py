@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, tensors
 from memcore.backends import engine
 from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.hits import Hits
@@ -18,6 +18,9 @@ from memcore.ops import codebook_device as on_device
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+# Decoded at a time.
+_ROWS = 1 << 14
 
 
 def assign(rows: Any, codewords: Any, *, backend: str | None = None) -> tuple[Any, Any]:
@@ -242,6 +245,27 @@ def search_codes(
     scores, ids = arguments.outputs(op, len(asked), width)
     run(asked, np.ascontiguousarray(codes), codewords, k, metric, squares, scores, ids)
     return Hits(arrays.like(queries, scores), arrays.like(queries, ids))
+
+
+def code_squares(codes: Any, codewords: Any) -> Any:
+    """The canonical square of each row that codes (n, n_parts) stand for: (n,) float32.
+
+    Where the codes lie; rows are decoded a few thousand at a time.
+    """
+    is_here = isinstance(codes, np.ndarray)
+    if is_here:
+        squares = np.empty(len(codes), np.float32)
+    else:
+        codewords = tensors.floats_on("search", "codewords", codewords, codes.device)
+        squares = codewords.new_empty(len(codes))
+    for begin in range(0, len(codes), _ROWS):
+        part = slice(begin, begin + _ROWS)
+        named = codes[part].astype(np.int64) if is_here else codes[part].long()
+        backend = None if is_here else "triton"
+        rows = decode(named, codewords, backend=backend)
+        origin = 0 * rows[:1]
+        squares[part] = -assign(rows, origin, backend=backend)[1]
+    return squares
 
 
 def check_codes(op: str, codes: NDArray[Any], n_codes: int) -> None:
