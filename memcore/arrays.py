@@ -93,6 +93,12 @@ def reals(op: str, name: str, array: Any) -> NDArray[Any]:
     return vectors(op, name, array)[0]
 
 
+def numbers(op: str, name: str, array: Any) -> NDArray[Any]:
+    """As `reals`, but bfloat16 is widened: for numbers that no engine reads."""
+    found = reals(op, name, array)
+    return found if found.dtype != np.uint16 else floats(op, name, array)
+
+
 def differentiates(*given: Any) -> bool:
     """Whether torch must see this call: one of these tensors needs a gradient, or it is traced."""
     torch: Any = sys.modules.get("torch")

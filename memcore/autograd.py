@@ -25,6 +25,12 @@ def rows(op: str, name: str, array: Any) -> Tensor:
     return arrays.as_tensor(arrays.reals(op, name, array))
 
 
+def numbers(op: str, name: str, array: Any) -> Tensor:
+    """Weights, reads or logarithms: float32, or float64 where they are."""
+    found = rows(op, name, array)
+    return found.to(real(found))
+
+
 def widen(array: Tensor) -> Tensor:
     """As float64."""
     return array.to(torch.float64)

@@ -109,7 +109,7 @@ class Gate:
         if len(named) < 2:
             return admitted
         # Only rows that passed so far can keep each other out, and mostly they are few.
-        passed = arrays.reals("admit", "given", rows)[named]
+        passed = arrays.numbers("admit", "given", rows)[named]
         for i, at in enumerate(named[1:], 1):
             earlier = passed[:i][admitted[named[:i]]]
             found = ops.search(passed[i : i + 1], earlier, 1, metric=self.metric)
@@ -117,7 +117,7 @@ class Gate:
         return admitted
 
     def _surprising(self, scores: Any) -> Bools:
-        given = arrays.reals("admit", "given", scores).astype(np.float64)
+        given = arrays.numbers("admit", "given", scores).astype(np.float64)
         if given.ndim != 1:
             raise ShapeError(f"admit: given has shape {given.shape}, should be (n,) scores")
         if not np.isfinite(given).all():

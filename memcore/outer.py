@@ -187,7 +187,7 @@ class OuterMemory:
         state = self.state
         if isinstance(state, np.ndarray):
             array = np.asarray(array) if isinstance(array, float) else array
-            found = arrays.reals(op, name, array).astype(state.dtype, copy=False)
+            found = arrays.numbers(op, name, array).astype(state.dtype, copy=False)
         elif slots.is_tensor(array):
             found = array.to(state.dtype)
         else:

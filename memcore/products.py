@@ -208,6 +208,12 @@ def rows(op: str, name: str, array: Any) -> Array:
     return arrays.reals(op, name, array)
 
 
+def numbers(op: str, name: str, array: Any) -> Array:
+    """Weights, reads or logarithms: float32, or float64 where they are."""
+    found = arrays.numbers(op, name, array)
+    return found.astype(real(found), copy=False)
+
+
 def widen(array: Array) -> Array:
     """As float64."""
     wide = _float32(array)
@@ -223,7 +229,8 @@ def expand(array: Array, shape: tuple[int, ...]) -> Array:
 
 def slopes(beta: Any, shape: tuple[int, ...], like: Array) -> Array:
     """Beta as float64 in the shape of the batches."""
-    return np.broadcast_to(np.asarray(beta, np.float64), shape)
+    given = beta if isinstance(beta, (int, float)) else arrays.numbers("attend", "beta", beta)
+    return np.broadcast_to(np.asarray(given, np.float64), shape)
 
 
 def biases(op: str, bias: Any, like: Array) -> Array:

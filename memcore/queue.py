@@ -403,7 +403,7 @@ def _count(op: str, name: str, value: Any, least: int) -> int:
 
 
 def _numbers(op: str, name: str, values: Any, n: int) -> Floats:
-    numbers = arrays.reals(op, name, values).astype(np.float64)
+    numbers = arrays.numbers(op, name, values).astype(np.float64)
     if numbers.shape != (n,):
         raise ShapeError(f"{op}: {name} has shape {numbers.shape}, should be ({n},)")
     if np.isnan(numbers).any():

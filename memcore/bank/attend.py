@@ -111,7 +111,7 @@ def _check_beta(beta: Any, is_traced: bool) -> None:
     elif is_traced or arrays.place(beta) != "cpu":
         is_sound, shape = True, tuple(beta.shape)
     else:
-        found = arrays.reals("attend", "beta", beta)
+        found = arrays.numbers("attend", "beta", beta)
         is_sound, shape = bool(((found > 0) & (found < np.inf)).all()), found.shape
     if math.prod(shape) != 1:
         raise ShapeError(f"attend: beta has shape {shape}, should be one number")
@@ -174,7 +174,8 @@ def _read(
     ids: Any = library.ints("attend", "ids", places.reshape(flat))
     scores: Any = arrays.floats("attend", "scores", arrays.near(hits.scores)).reshape(flat)
     if library is products:
-        logits = np.float32(beta) * scores
+        given = beta if isinstance(beta, (int, float)) else arrays.numbers("attend", "beta", beta)
+        logits = np.float32(given) * scores
     else:
         scores = library.rows("attend", "scores", scores)
         asked = library.rows("attend", "queries", queries).reshape(flat[0], keys.shape[1])

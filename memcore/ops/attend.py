@@ -152,7 +152,7 @@ def aggregate(weights: Any, values: Any, ids: Any, *, backend: str | None = None
         [[7.0]]
     """
     library = library_of("aggregate", backend, weights=weights, values=values, ids=ids)
-    given = library.rows("aggregate", "weights", weights)
+    given = library.numbers("aggregate", "weights", weights)
     rows = library.rows("aggregate", "values", values)
     named = library.ints("aggregate", "ids", ids)
     given, rows = same_real(library, given, rows)
@@ -204,8 +204,8 @@ def merge_lse(outs: Sequence[Any], lses: Sequence[Any]) -> tuple[Any, Any]:
     named = {f"outs[{i}]": out for i, out in enumerate(outs)}
     named |= {f"lses[{i}]": lse for i, lse in enumerate(lses)}
     library = library_of("merge_lse", None, **named)
-    reads = [library.rows("merge_lse", "outs", out) for out in outs]
-    sums = [library.rows("merge_lse", "lses", lse) for lse in lses]
+    reads = [library.numbers("merge_lse", "outs", out) for out in outs]
+    sums = [library.numbers("merge_lse", "lses", lse) for lse in lses]
     for read, lse in zip(reads, sums, strict=True):
         if tuple(read.shape) != tuple(reads[0].shape) or tuple(lse.shape) != tuple(read.shape[:-1]):
             raise ShapeError(

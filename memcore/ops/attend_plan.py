@@ -176,7 +176,7 @@ def _check_beta(library: Any, beta: Any) -> tuple[int, ...]:
     elif arrays.place(beta) != "cpu" or (library is not products and _is_traced()):
         is_sound, shape = True, beta.shape
     else:
-        found = arrays.reals("attend", "beta", beta)
+        found = arrays.numbers("attend", "beta", beta)
         is_sound, shape = bool(((found > 0) & (found < np.inf)).all()), found.shape
     if not is_sound:
         raise InputError(f"attend: beta is {beta}, should be above 0")

@@ -59,7 +59,7 @@ def check_values(op: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> 
 
 def values_of(op: str, given: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Values in the dtype of the sums, all finite."""
-    values = np.require(np.asarray(given), dtype, ["C", "A"])
+    values = np.require(arrays.numbers(op, "values", given), dtype, ["C", "A"])
     if not np.isfinite(values).all():
         raise InputError(f"{op}: values has NaN or Inf, should be finite")
     return values
