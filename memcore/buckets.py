@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from memcore import arrays, slots
 from memcore.backends import engine
 from memcore.errors import InputError
 from memcore.hits import Hits
@@ -85,6 +86,7 @@ class BucketTable:
         """Bytes of the tables: they never change."""
         return int(self.slots.nbytes + self.counts.nbytes)
 
+    @slots.untraced
     def add(self, ids: Any, codes: Any, *, backend: str | None = None) -> None:
         """Put rows into their buckets, one after the other: a batch leaves what its rows would.
 
@@ -102,6 +104,7 @@ class BucketTable:
         ops.check_lengths("add", hashed, named)
         engine("bucket_add", backend)(self.slots, self.counts, named, hashed, is_random, seed)
 
+    @slots.untraced
     def search(
         self, codes: Any, k: int | None = None, *, min_hits: int = 1, backend: str | None = None
     ) -> Hits:
@@ -116,8 +119,8 @@ class BucketTable:
             backend: "cpu" or "reference", of a table on the host.
 
         Returns:
-            Hits of shape (n_queries, k): scores are the numbers of tables shared, equal ones by the
-            smaller id; then -inf and -1. NumPy's, or where codes are on the table's device, there.
+            Hits of shape (n_queries, k), in the library of codes: scores are the numbers of tables
+            shared, equal ones by the smaller id; then -inf and -1.
         """
         least = arguments.whole("search", "min_hits", min_hits, 1)
         most = None if k is None else arguments.whole("search", "k", k, 0)
@@ -134,8 +137,9 @@ class BucketTable:
         there = np.arange(width) < each[:, None]
         taken = (offsets[:-1, None] + np.arange(width))[there]
         found[there], scores[there] = ids[taken], tables[taken]
-        return Hits(scores, found)
+        return Hits(arrays.like(codes, scores), arrays.like(codes, found))
 
+    @slots.untraced
     def clear(self) -> None:
         """Empty every bucket."""
         self.slots[...] = -1
@@ -199,6 +203,7 @@ class SketchTable:
         """Bytes of the sums: they never change."""
         return int(self.sums.nbytes)
 
+    @slots.untraced
     def add(self, codes: Any, values: Any, *, backend: str | None = None) -> None:
         """Add values (n, width) to the buckets of codes (n, n_tables).
 
@@ -215,16 +220,15 @@ class SketchTable:
         ops.check_values("add", rows.shape, (len(hashed), self.sums.shape[2]))
         engine("sketch_add", backend)(self.sums, hashed, rows)
 
+    @slots.untraced
     def read(self, codes: Any) -> Any:
-        """The sums of the buckets of codes (n, n_tables): (n, n_tables, width).
-
-        They are NumPy's, or where codes are on the table's device, there.
-        """
+        """The sums of the buckets of codes (n, n_tables), (n, n_tables, width) in their library."""
         if not isinstance(self.sums, np.ndarray):
             return on_device.read(self.sums, codes)
         hashed = ops.codes_of("read", codes, self.sums.shape[:2]).astype(np.int64)
-        return self.sums[np.arange(len(self.sums)), hashed]
+        return arrays.like(codes, self.sums[np.arange(len(self.sums)), hashed])
 
+    @slots.untraced
     def scale(self, factor: float) -> None:
         """Multiply all sums: a factor below 1 forgets, 0 starts anew."""
         if not math.isfinite(factor):

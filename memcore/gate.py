@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, slots
 from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.ops import search as ops
 
@@ -73,6 +73,7 @@ class Gate:
         self.mean = self.variance = 0.0
         self.n_seen = 0
 
+    @slots.untraced
     def admit(self, given: Any, keys: Any = None) -> Any:
         """Which rows, or scores, to store: (n,) bool.
 
@@ -91,8 +92,8 @@ class Gate:
         return arrays.like(given, answer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Mean, variance and count."""
-        return {"statistics": np.array([self.mean, self.variance, self.n_seen])}
+        """Mean, variance and count, as a list of numbers."""
+        return {"statistics": [self.mean, self.variance, self.n_seen]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""

@@ -81,21 +81,25 @@ class Queue:
         return np.minimum(self._n_added, self.capacity)
 
     @property
+    @slots.untraced
     def ids(self) -> Ints:
         """(n,) int64 of the rows held, oldest first. Ids count the rows ever added."""
         return self._ids[self._by_id()]
 
     @property
+    @slots.untraced
     def ages(self) -> Ints:
         """(n,) int64, how many rows were added after each of `ids`."""
         return self._next_id - 1 - self.ids
 
     @property
+    @slots.untraced
     def scores(self) -> Floats:
         """(n,) float64 of `ids`; 0 where none was given."""
         return self._scores[self._by_id()]
 
     @property
+    @slots.untraced
     def groups(self) -> Ints:
         """(n,) int64 of `ids`."""
         return self._by_id() // self.capacity
@@ -111,6 +115,7 @@ class Queue:
         own = self._ids.nbytes + self._scores.nbytes + self._n_added.nbytes
         return own + sum(int(array.nbytes) for array in self._arrays.values())
 
+    @slots.untraced
     def add(self, rows: Any, *, groups: Any = None, scores: Any = None) -> Ints:
         """Write rows over those that the policy gives up.
 
@@ -157,6 +162,7 @@ class Queue:
         self._order = None
         return ids
 
+    @slots.untraced
     def update(self, ids: Any, rows: Any = None, *, scores: Any = None) -> None:
         """Change rows, scores or both where they lie; a repeated id takes the last.
 
@@ -180,6 +186,7 @@ class Queue:
         if marks is not None:
             self._scores[places[last]] = marks[last]
 
+    @slots.untraced
     def get(self, ids: Any, name: str | None = None) -> Any:
         """Copies of the rows that ids (…,) name, (…, *row); zeros for -1.
 
@@ -200,6 +207,7 @@ class Queue:
         array = self._array("get", name)
         return slots.read(array, places).reshape((*named.shape, *array.shape[1:]))
 
+    @slots.untraced
     def contains(self, ids: Any) -> NDArray[np.bool_]:
         """Which of the ids (…,) name a row that is held."""
         held: NDArray[np.bool_] = np.isin(arrays.ints("contains", "ids", ids), self.ids)
@@ -222,6 +230,7 @@ class Queue:
         held: NDArray[np.bool_] = np.arange(self.capacity) < self.counts[:, None]
         return held
 
+    @slots.untraced
     def sample(self, n: int, *, by: str = "uniform", groups: Any = None) -> Ints:
         """Ids of n rows, drawn without replacement.
 
@@ -283,6 +292,7 @@ class Queue:
             raise InputError("disperse: a queue is empty, should have at least 1 row")
         return ops.disperse(rows, negatives, tau=tau, bias=bias, reduction=reduction)
 
+    @slots.untraced
     def clear(self) -> None:
         """Drop all rows; ids go on."""
         self._n_added[:] = 0
@@ -290,16 +300,21 @@ class Queue:
         self._order = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as copies of plain arrays by name."""
-        counters = [self._next_id, self._n_draws]
-        state = {
-            "evict": np.array(self.evict),
-            "seed": np.array(self._seed, np.uint64),
-            "counters": np.array(counters, np.int64),
-            "n_added": self._n_added.copy(),
-            "ids": self._ids.copy(),
-            "scores": self._scores.copy(),
-        }
+        """Everything by name: numbers, and copies of arrays in the library of the rows.
+
+        So torch.load reads the state of tensors with weights_only=True, and NumPy that of its own.
+        Before the first row there are lists.
+        """
+        kept = {"n_added": self._n_added, "ids": self._ids, "scores": self._scores}
+        state: dict[str, Any] = {"evict": self.evict, "seed": self._seed}
+        state["counters"] = [self._next_id, self._n_draws]
+        for name, array in kept.items():
+            if not self._arrays:
+                state[name] = array.tolist()
+            elif slots.is_tensor(next(iter(self._arrays.values()))):
+                state[name] = slots.torch().from_numpy(array.copy())
+            else:
+                state[name] = array.copy()
         return state | {f"rows.{name}": slots.copy(array) for name, array in self._arrays.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -314,23 +329,27 @@ class Queue:
             found = "no " + missing[0] if missing else f"evict {state['evict']}"
             raise InputError(f"load_state_dict: state has {found}, should be of a {self.evict!r}")
         taken = {name[5:]: slots.copy(a) for name, a in state.items() if name.startswith("rows.")}
-        sizes = [state["ids"].shape, state["scores"].shape, *(a.shape[:1] for a in taken.values())]
-        if state["n_added"].shape != self._n_added.shape or set(sizes) != {self._ids.shape}:
+        n_added, ids = (slots.of_numpy(state[name], np.int64) for name in ("n_added", "ids"))
+        scores = slots.of_numpy(state["scores"], np.float64)
+        sizes = [ids.shape, scores.shape, *(tuple(a.shape[:1]) for a in taken.values())]
+        if n_added.shape != self._n_added.shape or set(sizes) != {self._ids.shape}:
             raise ShapeError(
-                f"load_state_dict: state has {len(state['ids'])} slots in {len(state['n_added'])} "
+                f"load_state_dict: state has {len(ids)} slots in {len(n_added)} "
                 f"groups, should have {len(self._ids)} in {len(self._n_added)}"
             )
         self._arrays, self._order = taken, None
         self._seed = int(state["seed"])
         self._next_id, self._n_draws = (int(i) for i in state["counters"])
-        self._n_added, self._ids = state["n_added"].copy(), state["ids"].copy()
-        self._scores = state["scores"].copy()
+        self._n_added, self._ids, self._scores = n_added, ids, scores
 
     def _negatives(self, op: str, name: str | None) -> tuple[Any, Any]:
         """The rows held, and in groups the bias that leaves out free slots."""
         rows = self.data(name) if self._arrays else self._array(op, name)
-        bias = None if self.n_groups is None else np.where(self.filled, 0.0, -np.inf)
-        return rows, None if bias is None else bias.astype(np.float32)
+        if self.n_groups is None:
+            return rows, None
+        bias = np.where(self.filled, 0.0, -np.inf).astype(np.float32)
+        # As torch.compile follows it.
+        return rows, slots.torch().from_numpy(bias) if slots.is_traced() else bias
 
     def _by_id(self) -> Ints:
         """The slots that hold rows, oldest first."""

@@ -6,8 +6,10 @@ of rows are NumPy's or torch's; all else is NumPy.
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _MASK = (1 << 64) - 1
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
 def seed_of(seed: int | np.random.Generator) -> int:
@@ -201,6 +205,22 @@ def is_traced() -> bool:
     return compiler is not None and bool(compiler.is_compiling())
 
 
+def untraced(verb: Verb) -> Verb:
+    """A method that changes what is stored, which torch.compile leaves as it is."""
+    apart: list[Callable[..., Any]] = []
+
+    @functools.wraps(verb)
+    def run(*given: Any, **options: Any) -> Any:
+        # Whoever compiles has imported this; who does not shall not wait for it.
+        if "torch._dynamo" not in sys.modules:
+            return verb(*given, **options)
+        if not apart:
+            apart.append(torch().compiler.disable(verb))
+        return apart[0](*given, **options)
+
+    return run  # type: ignore[return-value]
+
+
 def empty(like: Any, n: int) -> Any:
     """Zeros for n rows of the same shape, dtype, library and device."""
     shape = (n, *like.shape[1:])
@@ -210,6 +230,11 @@ def empty(like: Any, n: int) -> Any:
 def copy(array: Any) -> Any:
     """A copy."""
     return array.clone() if is_tensor(array) else np.array(array)
+
+
+def of_numpy(numbers: Any, dtype: type[np.generic]) -> NDArray[Any]:
+    """A copy of numbers of either library, or of a list."""
+    return np.array(numbers.cpu().numpy() if is_tensor(numbers) else numbers, dtype)
 
 
 def check_like(op: str, name: str, array: Any, stored: Any) -> None:

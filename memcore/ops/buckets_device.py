@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from memcore import tensors
+from memcore import arrays, tensors
 from memcore.backends import Runner, engine
 from memcore.errors import BackendError
 from memcore.hits import Hits
@@ -96,4 +96,6 @@ def _codes(
 
 def _back(device: Any, given: Any, result: Any) -> Any:
     """A result where the codes are that were asked with, in their library."""
-    return tensors.like(given, result) if tensors.lies_on(device, given) else result.cpu().numpy()
+    if tensors.lies_on(device, given):
+        return tensors.like(given, result)
+    return arrays.like(given, result.cpu().numpy())
