@@ -5,9 +5,12 @@ import triton
 
 from . import named
 from .layout import Rows, of_two
+from .workspace import SORT_INT64, blocks
 
 # Rows that a program has under way: of a scatter fewer, since each comes with an address.
 _UNROLLED, _UNROLLED_PAIRS = 8, 4
+# Bytes of a pair on its way to the sum that it names.
+_PAIR = 48 + SORT_INT64
 
 
 def dots(
@@ -83,7 +86,15 @@ def scatter(
     sums.zero_()
     if not (ids.numel() and sums.numel()):
         return
-    given = Rows.of(rows)
+    for block in blocks(ids.shape[:-1], _PAIR * ids.shape[-1]):
+        # Of a batch, sums go on where the queries before have left them.
+        _scatter(weights[block], rows[block], ids[block], sums[block[:-1]], atomic)
+
+
+def _scatter(
+    weights: torch.Tensor, rows: torch.Tensor, ids: torch.Tensor, sums: torch.Tensor, atomic: bool
+) -> None:
+    given, n_sums = Rows.of(rows), sums.shape[-2]
     n_columns = _columns(given.dim)
     n_blocks = triton.cdiv(given.dim, n_columns)
     shares = weights.to(sums.dtype).contiguous()

@@ -1,14 +1,17 @@
 """bucket_add, bucket_search, sketch_add: tables of buckets on a device, batch after batch."""
 
+from collections.abc import Iterable
+
 import torch
 import triton
 
 from . import slots as kernels
 from .layout import near
-from .topk import topk
+from .topk import row_bytes, topk
+from .workspace import SORT_INT64, parts
 
-# Entries of a program, and the most that candidates of a turn of queries may be.
-_ENTRIES, _WORKSPACE = 128, 1 << 24
+# Entries of a program, and bytes that one takes on its way to its bucket.
+_ENTRIES, _ENTRY = 128, 24 + SORT_INT64
 
 _MASK = (1 << 64) - 1
 
@@ -34,30 +37,33 @@ def bucket_add(
     n_tables, n_buckets, n_slots = slots.shape
     if not codes.numel():
         return
-    keys, order = _entries(codes, n_buckets, ids >= 0)
-    begins = torch.searchsorted(keys, keys)
-    ends = torch.searchsorted(keys, keys, right=True)
     draws = [_mixed(seed + table & _MASK) for table in range(n_tables)]
     signed = [draw - (1 << 64) if draw >> 63 else draw for draw in draws]
-    grid = (triton.cdiv(len(keys), _ENTRIES),)
-    kernels.add_kernel[grid](
-        slots,
-        counts,
-        ids,
-        keys,
-        order,
-        begins,
-        ends,
-        torch.tensor(signed, device=slots.device),
-        len(keys),
-        n_tables,
-        n_buckets,
-        counts.numel(),
-        n_slots,
-        IS_RANDOM=is_random,
-        N=_ENTRIES,
-    )
-    kernels.count_kernel[grid](counts, keys, begins, ends, len(keys), counts.numel(), N=_ENTRIES)
+    drawn = torch.tensor(signed, device=slots.device)
+    for part in parts(len(codes), n_tables * _ENTRY):
+        keys, order = _entries(codes[part], n_buckets, ids[part] >= 0)
+        begins = torch.searchsorted(keys, keys)
+        ends = torch.searchsorted(keys, keys, right=True)
+        grid = (triton.cdiv(len(keys), _ENTRIES),)
+        kernels.add_kernel[grid](
+            slots,
+            counts,
+            ids[part],
+            keys,
+            order,
+            begins,
+            ends,
+            drawn,
+            len(keys),
+            n_tables,
+            n_buckets,
+            counts.numel(),
+            n_slots,
+            IS_RANDOM=is_random,
+            N=_ENTRIES,
+        )
+        sizes = (len(keys), counts.numel())
+        kernels.count_kernel[grid](counts, keys, begins, ends, *sizes, N=_ENTRIES)
 
 
 def bucket_search(
@@ -75,19 +81,19 @@ def bucket_search(
         scores (n, width) float32, the tables of each, most first and equal ones by id; ids (n,
         width) int64. -inf and -1 pad.
     """
-    each = probes[:1].numel() * slots.shape[2]
-    turn = max(1, _WORKSPACE // max(1, each))
-    found = [
-        _search_turn(slots, probes[begin : begin + turn], min_hits, width)
-        for begin in range(0, len(probes), turn)
-    ]
-    widest = max((scores.shape[1] for scores, _ in found), default=0)
-    scores = slots.new_full(
-        (len(probes), widest if width is None else width), -torch.inf, dtype=torch.float32
+    n_found = probes.shape[1] * probes.shape[2] * slots.shape[2]
+    most = n_found if width is None else width
+    each = (8 + SORT_INT64) * n_found + row_bytes(n_found, most) + 40 * most
+    found: Iterable[tuple[slice, torch.Tensor, torch.Tensor]] = (
+        (part, *_search_turn(slots, probes[part], min_hits, width))
+        for part in parts(len(probes), each)
     )
+    if width is None:
+        found = [*found]
+        width = max((scores.shape[1] for _, scores, _ in found), default=0)
+    scores = slots.new_full((len(probes), width), -torch.inf, dtype=torch.float32)
     ids = torch.full_like(scores, -1, dtype=torch.int64)
-    for turned, (some, named) in enumerate(found):
-        part = slice(turned * turn, turned * turn + len(some))
+    for part, some, named in found:
         scores[part, : some.shape[1]], ids[part, : some.shape[1]] = some, named
     return scores, ids
 
@@ -127,22 +133,23 @@ def sketch_add(sums: torch.Tensor, codes: torch.Tensor, values: torch.Tensor) ->
     if not codes.numel():
         return
     values = near(values)
-    keys, order = _entries(codes, n_buckets, values.isfinite().all(1))
     columns = min(32, triton.next_power_of_2(width))
     rows = max(16, 256 // columns)
-    kernels.sketch_kernel[(triton.cdiv(len(keys), rows), triton.cdiv(width, columns))](
-        sums,
-        values,
-        *values.stride(),
-        keys,
-        order,
-        len(keys),
-        n_tables,
-        n_tables * n_buckets,
-        width,
-        N=rows,
-        D=columns,
-    )
+    for part in parts(len(codes), n_tables * _ENTRY + 12 * width):
+        keys, order = _entries(codes[part], n_buckets, values[part].isfinite().all(1))
+        kernels.sketch_kernel[(triton.cdiv(len(keys), rows), triton.cdiv(width, columns))](
+            sums,
+            values[part],
+            *values.stride(),
+            keys,
+            order,
+            len(keys),
+            n_tables,
+            n_tables * n_buckets,
+            width,
+            N=rows,
+            D=columns,
+        )
 
 
 def _entries(

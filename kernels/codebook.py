@@ -7,7 +7,8 @@ from . import cards, lookup, nearest, segments
 from .layout import grid_of, near
 from .lsh import slack
 from .products import STEP
-from .search import merge, norms, room, sorted_best, splits
+from .search import PAIR, merge, n_kept, norms, pad, room, sorted_best
+from .workspace import parts, splits
 
 # Rows and codewords of a tile, and rows whose doubts one program settles.
 _ROWS, _WORDS, _SETTLED = 128, 64, 512
@@ -16,8 +17,8 @@ _RESIDENT = 128
 _MOST_TILES = 1 << 15
 # The most hits that a program keeps in registers.
 _MAX_KEPT = 256
-# What tables, or the keys of all pairs, may take, in numbers; more queries go in turns.
-_WORKSPACE = 1 << 26
+# Bytes of a component of codewords while it is rounded, and of a code while it is sorted.
+_ROUNDING, _SORTING = 16, 56
 
 
 def assign(
@@ -35,24 +36,43 @@ def assign(
     n_words = len(codewords)
     tile = min(_WORDS, max(16, triton.next_power_of_2(n_words)))
     n_padded = triton.cdiv(n_words, tile) * tile
-    wide = codewords.new_zeros((n_padded, triton.cdiv(dim, STEP) * STEP))
+    padded = triton.cdiv(dim, STEP) * STEP
     squares, roots = norms(codewords)
     is_finite = squares < torch.inf
-    wide[:n_words, :dim] = torch.where(is_finite[:, None], codewords, 0)
-    high = wide.to(torch.bfloat16)
-    low = (wide - high.float()).to(torch.bfloat16)
+    high, low = codewords.new_zeros((2, n_padded, padded), dtype=torch.bfloat16)
+    for part in parts(n_words, _ROUNDING * dim):
+        wide = torch.where(is_finite[part, None], codewords[part], 0)
+        high[part, :dim] = wide
+        low[part, :dim] = wide - high[part, :dim].float()
     halves = codewords.new_full((n_padded,), torch.inf)
     halves[:n_words] = torch.where(is_finite, squares / 2, torch.inf)
+    words = codewords, high, low, halves, roots.max()
+    # Doubts, and where they are.
+    for part in parts(n, 8):
+        _assign(rows[part], words, n_words, tile, codes[part], scores[part])
+
+
+def _assign(
+    rows: torch.Tensor,
+    words: tuple[torch.Tensor, ...],
+    n_words: int,
+    tile: int,
+    codes: torch.Tensor,
+    scores: torch.Tensor,
+) -> None:
+    n, dim = rows.shape
+    codewords, high, low, halves, largest = words
+    n_padded, padded = high.shape
     at_once = _ROWS if n >= _ROWS else 16
     is_exact = rows.dtype in (torch.bfloat16, torch.int8)
     doubts = codes.new_empty(n, dtype=torch.int32)
     # |x.w| sums to at most a quarter of (|x| + |w|)^2; the canonical score and the squares lose as
     # much as docs/score.md says of l2.
     lost = slack(dim, is_exact, False) / 4 + (dim / 16 + 40) * 2.0**-23 * (1 + 2.0**-8)
-    given = (rows, *rows.stride(), codewords, high, low, halves, roots.max(), lost)
+    given = (rows, *rows.stride(), codewords, high, low, halves, largest, lost)
     results = (codes, scores, doubts, n)
     options = {"ROWS_ARE_EXACT": is_exact, "M": at_once, "N": tile, "enable_fp_fusion": False}
-    grid, padded = (triton.cdiv(n, at_once),), wide.shape[1]
+    grid = (triton.cdiv(n, at_once),)
     stays = at_once > 16 and padded <= _RESIDENT and n_padded // tile <= _MOST_TILES
     if stays and cards.has_large_memory(rows.device):
         nearest.resident_nearest_kernel[grid](
@@ -97,15 +117,18 @@ def codebook_sums(
     """
     rows = near(rows)
     dim = rows.shape[1]
-    ordered, order = codes.sort(stable=True)
-    begins = torch.searchsorted(ordered, torch.arange(n_codes + 1, device=codes.device))
-    torch.sub(begins[1:], begins[:-1], out=counts)
-    if not sums.numel():
-        return
     columns = min(128, triton.next_power_of_2(dim))
-    segments.sums_kernel[(n_codes, triton.cdiv(dim, columns))](
-        rows, *rows.stride(), order, begins, sums, dim, D=columns, AHEAD=16, num_warps=1
-    )
+    counts.zero_()
+    sums.zero_()
+    for part in parts(len(rows), _SORTING):
+        ordered, order = codes[part].sort(stable=True)
+        begins = torch.searchsorted(ordered, torch.arange(n_codes + 1, device=codes.device))
+        counts += begins[1:] - begins[:-1]
+        if sums.numel():
+            segments.sums_kernel[(n_codes, triton.cdiv(dim, columns))](
+                rows[part], *rows.stride(), order, begins, sums, dim, D=columns, AHEAD=16,
+                num_warps=1,
+            )  # fmt: skip
 
 
 def codebook_ema(
@@ -165,10 +188,9 @@ def search_codes(
     n_queries, width = scores.shape
     if not scores.numel():
         return
-    each = n_parts * n_codes + (0 if width <= _MAX_KEPT else len(codes))
-    turn = max(1, _WORKSPACE // max(1, each))
-    for begin in range(0, n_queries, turn):
-        part = slice(begin, begin + turn)
+    each = 8 + 4 * n_parts * n_codes
+    each += 12 * n_kept(width) if width <= _MAX_KEPT else PAIR * len(codes) + 32 * width
+    for part in parts(n_queries, each):
         _search_turn(
             queries[part],
             codes,
@@ -207,20 +229,23 @@ def _search_turn(
         P=64,
         enable_fp_fusion=False,
     )
-    given = (tables, norms(queries)[0], codes, squares)
-    sizes = (n, n_parts, n_codes)
+    lengths = norms(queries)[0]
     if width > _MAX_KEPT:
-        pairs = ids.new_empty((n_queries, n), dtype=torch.int32)
-        if n:
-            lookup.all_codes_kernel[grid_of(n_queries, triton.cdiv(n, 256))](
-                *given, pairs, *sizes, N=256, enable_fp_fusion=False
-            )
-        found, places = sorted_best(pairs, width, widths)
-        scores.fill_(-torch.inf)
-        ids.fill_(-1)
-        scores[:, : found.shape[1]], ids[:, : found.shape[1]] = found, places
+
+        def read(rows: slice) -> tuple[torch.Tensor, None]:
+            some, own = codes[rows], None if squares is None else squares[rows]
+            pairs = ids.new_empty((n_queries, len(some)), dtype=torch.int32)
+            if len(some):
+                lookup.all_codes_kernel[grid_of(n_queries, triton.cdiv(len(some), 256))](
+                    tables, lengths, some, own, pairs, len(some), n_parts, n_codes,
+                    N=256, enable_fp_fusion=False,
+                )  # fmt: skip
+            return pairs, None
+
+        pad(scores, ids, *sorted_best(read, n_queries, n, PAIR, width, widths))
         return
-    kept = max(16, triton.next_power_of_2(width))
+    given, sizes = (tables, lengths, codes, squares), (n, n_parts, n_codes)
+    kept = n_kept(width)
     n_splits = splits(n_queries, n, kept, 1024)
     parts, part_ids = room(ids, n_queries, n_splits, kept)
     lookup.scan_codes_kernel[(n_queries, n_splits)](

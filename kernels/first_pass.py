@@ -5,7 +5,6 @@ rows, and is told which queries that leaves in doubt.
 """
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +13,6 @@ import triton
 from . import groups, shadow
 from .order import LOWEST
 
-# What the bounds of all pages may take, in bytes; more queries go in turns.
-WORKSPACE = 1 << 28
 _TILE_ROWS = groups.TILE_PAGES * 16
 # Of so many tiles, counted for each block of queries, a program takes several.
 _PROGRAMS, _TILES = 1 << 13, 16
@@ -62,11 +59,18 @@ class Shadow:
         """What the kernels of shadows write to."""
         return self.codes, *self.terms, *self.page_terms
 
-    def turns(self, n_queries: int) -> Iterator[slice]:
-        """Queries by as many as the bounds of all pages have room for."""
-        turn = max(64, WORKSPACE // (self.n_pages * 4))
-        for begin in range(0, n_queries, turn):
-            yield slice(begin, begin + turn)
+    def of_query(self, width: int, of_row: int) -> int:
+        """Bytes that a query takes on the way to its hits.
+
+        Args:
+            width: hits of a query.
+            of_row: bytes of each row that is scored, with its id where that is not its place.
+        """
+        bounds = self.codes.shape[1] + 21 + 4 * (self.n_pages + self.n_pages // groups.TILE_PAGES)
+        scored = n_chosen(width) * (8 + 16 * of_row)
+        # The best of the rows of each part, what that is judged by, and the best of a scan.
+        kept = max(16, triton.next_power_of_2(width))
+        return bounds + scored + 12 * kept * (n_parts(n_chosen(width)) + 3) + 48
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,16 @@ class Chosen:
         """Room for the scores of their rows, as keys (n_queries, n_pages * 16) int32."""
         n_queries, n_pages = self.page_ids.shape
         return self.rest.new_empty((n_queries, n_pages * 16))
+
+
+def n_chosen(width: int) -> int:
+    """How many pages of a query are scored."""
+    return max(32, 4 * triton.next_power_of_2(width))
+
+
+def n_parts(n_pages: int) -> int:
+    """Into how many parts go more pages than a program has registers for, each as if alone."""
+    return max(1, n_pages // _MOST_PAGES)
 
 
 def choose(
@@ -166,8 +180,7 @@ def choose(
         TILES=each,
         num_warps=8 if n_at_once > 16 else 4,
     )
-    n_chosen = max(32, 4 * triton.next_power_of_2(width))
-    shape = (n_queries, n_chosen)
+    shape = (n_queries, n_chosen(width))
     tile_ids, page_ids = (tiles.new_empty(shape) for _ in range(2))
     rest = tiles.new_empty(n_queries)
     groups.select_kernel[(n_queries,)](
@@ -188,7 +201,7 @@ def choose(
         IS_OPEN=is_open,
         PAGES=groups.TILE_PAGES,
         TILES=triton.next_power_of_2(n_tiles),
-        P=n_chosen,
+        P=shape[1],
         num_warps=8,
         enable_fp_fusion=False,
     )
@@ -219,18 +232,17 @@ def finish(
         Parts (n_queries, n_parts, kept), as keys and ids, and (n_queries,) int8: who must be
         searched again.
     """
-    n_queries, n_chosen = pages.page_ids.shape
+    n_queries, n_pages = pages.page_ids.shape
     kept = triton.next_power_of_2(width)
-    # More pages than a program has registers for are finished in parts, each as if by itself.
-    n_parts = max(1, n_chosen // _MOST_PAGES)
+    many = n_parts(n_pages)
     rest, is_bounded = (
-        each if n_parts == 1 else each.repeat_interleave(n_parts)
+        each if many == 1 else each.repeat_interleave(many)
         for each in (pages.rest, pages.is_bounded)
     )
-    parts = finals.new_empty((n_queries, n_parts, kept))
+    parts = finals.new_empty((n_queries, many, kept))
     part_ids = torch.empty_like(parts, dtype=torch.int64)
     needed = torch.empty_like(is_bounded)
-    groups.finish_kernel[(n_queries * n_parts,)](
+    groups.finish_kernel[(n_queries * many,)](
         finals,
         ids,
         pages.page_ids,
@@ -241,11 +253,11 @@ def finish(
         part_ids,
         needed,
         width,
-        P=n_chosen // n_parts,
+        P=n_pages // many,
         K=kept,
         num_warps=8,
     )
-    if n_parts > 1:
+    if many > 1:
         least = parts.view(n_queries, -1).topk(width).values[:, -1].clamp(min=_key(low))
         is_certain = (pages.rest < least) | (pages.rest <= LOWEST.value)
         needed = (~(is_certain & (pages.is_bounded != 0))).to(torch.int8)

@@ -5,14 +5,13 @@ import triton
 
 from . import distances
 from .order import NOTHING
-from .search import merge, sorted_best
+from .search import NAMED_PAIR, merge, sorted_best
+from .workspace import parts
 
 # Queries that a program looks at one after the other, keys of a tile, and words of a key at once.
 _QUERIES, _KEYS, _WORDS = 8, 256, 8
 # Programs that fill a card, and the most parts that keys are cut into.
 _PROGRAMS, _SPLITS = 2048, 256
-# What the counts may take, in numbers; more queries go in turns.
-_WORKSPACE = 1 << 26
 # More hits than these are sorted, not ranked.
 _RANKED = 1024
 
@@ -38,9 +37,9 @@ def hamming_search(
     at_once = min(triton.next_power_of_2(n_queries), _QUERIES)
     n_tiles = triton.cdiv(n_queries, at_once)
     n_splits = min(_SPLITS, triton.cdiv(_PROGRAMS, n_tiles), max(1, triton.cdiv(n_keys, 1024)))
-    turn = max(1, _WORKSPACE // (n_splits * bins * at_once)) * at_once
-    for begin in range(0, n_queries, turn):
-        part = slice(begin, begin + turn)
+    width = scores.shape[1]
+    each = n_splits * (4 * bins + 12) + 12 * width + (0 if width <= _RANKED else NAMED_PAIR * width)
+    for part in parts(n_queries, each):
         own = mask[part] if mask is not None and mask.ndim == 2 else mask
         widths = k[part] if isinstance(k, torch.Tensor) else None
         given = (queries[part], keys, own, *_strides(mask))
@@ -88,16 +87,16 @@ def _search_turn(
         BINS=bins,
         num_warps=8,
     )
-    parts = counts.new_full((n_queries, 1, width), NOTHING.value)
-    part_ids = torch.empty_like(parts, dtype=torch.int64)
+    best = counts.new_full((n_queries, 1, width), NOTHING.value)
+    best_ids = torch.empty_like(best, dtype=torch.int64)
     distances.keep_kernel[grid](
         *given,
         farthest,
         begins,
         rooms,
         ends,
-        parts,
-        part_ids,
+        best,
+        best_ids,
         n_queries,
         n_keys,
         n_words,
@@ -106,7 +105,9 @@ def _search_turn(
         **tile,
     )
     if width <= _RANKED:
-        merge(parts, part_ids, None, None, scores, ids)
+        merge(best, best_ids, None, None, scores, ids)
     else:
-        scores[:], places = sorted_best(parts[:, 0], width, None)
-        ids[:] = torch.where(places < 0, -1, part_ids[:, 0].gather(1, places.clamp(min=0)))
+        given = n_queries, width, NAMED_PAIR, width, None
+        scores[:], ids[:] = sorted_best(
+            lambda part: (best[:, 0, part], best_ids[:, 0, part]), *given
+        )

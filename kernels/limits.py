@@ -37,7 +37,7 @@ class Limits:
 
     Attributes:
         conditions: of each query, or None.
-        candidates: (n_queries, m) int64 ids in rising order, or None.
+        candidates: (n_queries, m) int64 ids, or None; kernels take them in rising order.
         scale: a column of numbers, or None; so is bias.
         low: the least final score; high: the largest.
     """
@@ -70,6 +70,11 @@ class Limits:
             conditions = replace(conditions, index=conditions.index[queries])
         named = None if named is None else named[queries]
         return replace(self, conditions=conditions, candidates=named)
+
+    def ordered(self) -> "Limits":
+        """The same with candidates in rising order."""
+        named = self.candidates
+        return self if named is None else replace(self, candidates=named.sort(1).values)
 
     def spread(self, n: int) -> "Limits":
         """The limits of each query n times."""

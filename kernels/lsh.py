@@ -8,6 +8,7 @@ import triton
 from . import cards, encode
 from .layout import grid_of, near
 from .products import STEP
+from .workspace import parts
 
 # Rows and planes of a tile of the first pass.
 _ROWS, _PLANES = 128, 128
@@ -99,10 +100,10 @@ def lsh_encode(
     if not codes.numel():
         return
     vectors = near(vectors)
-    if kind == "sign":
-        _signs(vectors, packed, n_bits, codes)
-    else:
-        _places(vectors, packed, n_bits, codes)
+    run = _signs if kind == "sign" else _places
+    # Doubts, and where they are.
+    for part in parts(len(vectors), 8 * codes.shape[1] * max(1, triton.cdiv(n_bits, 32))):
+        run(vectors[part], packed, n_bits, codes[part])
 
 
 def _signs(vectors: torch.Tensor, planes: Planes, n_bits: int, codes: torch.Tensor) -> None:

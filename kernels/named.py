@@ -139,7 +139,7 @@ def scatter_kernel(
         names_ptr: (n_pairs,) int64 in rising order, batch * n_sums + id; n_sums in all and beyond
             for pairs that name nothing.
         pairs_ptr: (n_pairs,) int64, which pair it is.
-        sums_ptr: (n_batches * n_sums, dim), zeros.
+        sums_ptr: (n_batches * n_sums, dim), what they are added to.
         n_sums: of all batches.
     """
     begin = tl.load(begins_ptr + tl.program_id(0))
@@ -150,7 +150,7 @@ def scatter_kernel(
         return
     end = tl.load(begins_ptr + tl.program_id(0) + 1)
     column = tl.program_id(1) * D + tl.arange(0, D)
-    total = tl.zeros((D,), REAL)
+    total = tl.load(sums_ptr + name * dim + column, mask=column < dim, other=0)
     for first in range(begin, end, J):
         for step in tl.static_range(J):
             is_pair = first + step < end

@@ -14,8 +14,8 @@ from .coded import book_of, code_sums, components, next_book
 from .layout import grid_of, near
 from .paged import bank_of, page_of
 from .pages import LANES, Layout, cells_of, ids_of, norms_of, rows_of
-from .search import splits
 from .where import number
+from .workspace import splits
 
 NOWHERE: tl.constexpr = tl.constexpr(-(2**63))
 

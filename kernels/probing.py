@@ -12,11 +12,11 @@ import triton
 from . import probes as kernels
 from .layout import near
 from .search import norms
-from .topk import topk
+from .topk import row_bytes, topk
+from .workspace import SORT_INT32, SORT_INT64, parts
 
-# Rows and planes, or codes and sets, of a program; and numbers that a turn of rows may write.
+# Rows and planes, or codes and sets, of a program.
 _ROWS, _PLANES, _CODES, _SETS = 16, 16, 4, 64
-_WORKSPACE = 1 << 26
 # Of a vector that may be hashed.
 _MAX_SQUARE = 1e36
 
@@ -43,10 +43,8 @@ def lsh_probes(
         return
     vectors = near(vectors)
     n_tables = probes.shape[1]
-    each = 1 << n_bits if kind != "sign" else len(_sets(n_bits, n_probes))
-    turn = max(1, _WORKSPACE // (n_tables * each))
-    for begin in range(0, len(vectors), turn):
-        rows, out = vectors[begin : begin + turn], probes[begin : begin + turn]
+    for part in parts(len(vectors), n_tables * _code_bytes(n_bits, kind, n_probes)):
+        rows, out = vectors[part], probes[part]
         margins = _margins(rows, planes).view(len(rows) * n_tables, -1)
         if kind == "sign":
             found = _flipped(margins, n_probes)
@@ -58,6 +56,15 @@ def lsh_probes(
         # False for NaN.
         is_sound = norms(rows)[0] <= _MAX_SQUARE
         out[:] = torch.where(is_sound[:, None, None], found.view(out.shape), 0)
+
+
+def _code_bytes(n_bits: int, kind: str, n_probes: int) -> int:
+    """Bytes that a vector takes on the way to its probes of one table."""
+    if kind != "sign":
+        n = 1 << n_bits
+        return 8 * n + row_bytes(n, n_probes) + 20 * n_probes
+    # Margins with their places and weights, and the cost of each set and which bits it flips.
+    return (SORT_INT32 + 24) * n_bits + (16 + SORT_INT64) * len(_sets(n_bits, n_probes))
 
 
 def _margins(rows: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ from .arguments import Matrix, PagesView
 from .layout import grid_of
 from .limits import Limits
 from .pages import Layout
-from .search import merge, room, sorted_best, splits
+from .search import NAMED_PAIR, merge, n_kept, pad, room, sorted_best
+from .workspace import splits
 
 # Registers of a thread where codes are searched by bank, by forks, or for all pairs.
 # Without a limit the compiler puts some of them into memory, to have more threads at once.
@@ -59,7 +60,7 @@ def scan_banks(
     is_alike = limits.candidates is None and (conditions is None or conditions.is_shared)
     are_forks = are_forks and is_alike and not is_one and n_queries > 1
     n_at_once = 4 if are_forks or (is_one and is_alike) else 1
-    kept = max(16, triton.next_power_of_2(width))
+    kept = n_kept(width)
     n_tiles = triton.cdiv(n_queries, n_at_once)
     n_splits = splits(n_tiles, longest, kept, needed=needed)
     parts, part_ids = room(scores, n_queries, n_splits, kept)
@@ -106,7 +107,7 @@ def scan_lists(
     n_queries, width = scores.shape
     layout, longest = pages.layout, pages.longest
     n_lists = handles.shape[1]
-    kept = max(16, triton.next_power_of_2(width))
+    kept = n_kept(width)
     n_segments, n_splits = search_lists.shares(n_queries, n_lists, longest, kept)
     parts, part_ids = room(scores, n_queries, n_splits, kept)
     search_lists.lists_kernel[(n_queries, n_splits)](
@@ -171,11 +172,5 @@ def score_pairs(
             enable_fp_fusion=False,
             maxnreg=None if layout.books is None else _CODED_PAIRS,
         )
-    # By id first: equal scores stay in that order.
-    pair_ids, order = pair_ids.sort(dim=1)
-    finals, places = sorted_best(pairs.gather(1, order), width, widths)
-    scores.fill_(-torch.inf)
-    ids.fill_(-1)
-    scores[:, : finals.shape[1]] = finals
-    named = pair_ids.gather(1, places.clamp(min=0))
-    ids[:, : finals.shape[1]] = torch.where(places < 0, -1, named)
+    given = n_queries, pairs.shape[1], NAMED_PAIR, width, widths
+    pad(scores, ids, *sorted_best(lambda part: (pairs[:, part], pair_ids[:, part]), *given))

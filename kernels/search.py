@@ -1,20 +1,25 @@
 """search, search_ragged: which kernels run, with what grid and workspace."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 import triton
 
 from . import groups, scan, shadow
-from .first_pass import MOST_KEYS, WORKSPACE, Shadow, choose, finish
+from .first_pass import MOST_KEYS, Shadow, choose, finish
 from .layout import grid_of, near
 from .order import NOTHING
+from .workspace import SORT_INT32, SORT_INT64, left, parts, splits
 
 # The most that a program of the scan keeps in registers for one query.
 MAX_KEPT = 256
 # Fewer keys, or fewer queries, are scanned as they are: making the shadow reads every key once.
 MIN_KEYS = 4096
 MIN_QUERIES = 17
+# Bytes of a score that is written and sorted, by itself or with an id.
+PAIR, NAMED_PAIR = 4 + SORT_INT32, 12 + SORT_INT32 + 20
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,15 @@ class Filter:
 
     def of(self, queries: slice) -> "Filter":
         """The same for some of the queries."""
-        per_query = ["begins", "ends", "named"]
-        if self.mask is not None and self.mask.ndim == 2:
-            per_query.append("mask")
-        given = {name: getattr(self, name) for name in per_query}
-        return replace(self, **{n: each[queries] for n, each in given.items() if each is not None})
+        has_own = self.mask is not None and self.mask.ndim == 2
+        return replace(self, mask=self.mask[queries]) if has_own else self
+
+    def within(self, keys: slice) -> "Filter":
+        """The same for some of the keys."""
+        mask, scale, bias = (
+            None if each is None else each[..., keys] for each in (self.mask, self.scale, self.bias)
+        )
+        return replace(self, mask=mask, scale=scale, bias=bias)
 
     @property
     def limits(self) -> tuple[object, ...]:
@@ -53,9 +62,8 @@ class Filter:
 
     @property
     def has_bounds(self) -> bool:
-        """Whether the first pass can bound every pair: all keys, weighed by what is a key's."""
-        is_product = self.metric != "l2" or self.scale is None
-        return self.begins is None and self.named is None and is_product
+        """Whether the first pass can bound every pair of all keys: weighed by what is a key's."""
+        return self.metric != "l2" or self.scale is None
 
     @property
     def is_weighed(self) -> bool:
@@ -96,24 +104,37 @@ def search(
     if not scores.numel():
         return
     queries, keys = near(queries), near(keys)
-    begins = ends = None
-    if offsets is not None and segments is not None:
-        begins, ends = offsets[segments], offsets[segments + 1]
-    named = None if candidates is None else distinct(candidates)
-    filter = Filter(metric, begins, ends, named, mask, scale, bias, low, high)
+    filter = Filter(metric, None, None, None, mask, scale, bias, low, high)
     key_norms = norms(keys)[1] if metric == "cosine" else None
     widths = k if isinstance(k, torch.Tensor) else None
     pays = first_pass
     if first_pass is None:
         pays = len(keys) >= MIN_KEYS and n_queries >= MIN_QUERIES
+    pays = pays and offsets is None and candidates is None
     if pays and filter.has_bounds and width <= MAX_KEPT and 0 < len(keys) <= MOST_KEYS:
-        _search_groups(queries, keys, key_norms, filter, widths, scores, ids)
-        return
+        # Where there is no room for codes, the scan does it.
+        with suppress(torch.OutOfMemoryError):
+            _search_groups(queries, keys, key_norms, filter, widths, scores, ids)
+            return
+    n_named = 0 if candidates is None else candidates.shape[1]
+    each = 32 + (SORT_INT64 + 16) * n_named
     if width > MAX_KEPT:
-        _search_split(queries, keys, key_norms, filter, widths, scores, ids)
-        return
-    squares = norms(queries)[0]
-    _search_scan(queries, squares, keys, key_norms, filter, None, widths, scores, ids)
+        each += PAIR * (len(keys) if candidates is None else n_named) + 32 * width
+    else:
+        each += 12 * n_kept(width)
+    for part in parts(n_queries, each):
+        asked, some = queries[part], filter.of(part)
+        if offsets is not None and segments is not None:
+            named = segments[part]
+            some = replace(some, begins=offsets[named], ends=offsets[named + 1])
+        if candidates is not None:
+            some = replace(some, named=distinct(candidates[part]))
+        own = None if widths is None else widths[part]
+        given = (asked, norms(asked)[0], keys, key_norms, some)
+        if width > MAX_KEPT:
+            _search_split(*given, own, scores[part], ids[part])
+        else:
+            _search_scan(*given, None, own, scores[part], ids[part])
 
 
 # Segments are ranges of keys: the same kernels, with a range for each query.
@@ -160,7 +181,7 @@ def _search_scan(
     n_named = 0 if filter.named is None else filter.named.shape[1]
     shares_keys = filter.begins is None and filter.named is None
     n_at_once = 4 if shares_keys and n_queries > 1 else 1
-    kept = max(16, triton.next_power_of_2(width))
+    kept = n_kept(width)
     longest = n_keys if filter.named is None else n_named
     n_tiles = triton.cdiv(n_queries, n_at_once)
     n_splits = 1
@@ -197,6 +218,7 @@ def _search_scan(
 
 def _search_split(
     queries: torch.Tensor,
+    squares: torch.Tensor,
     keys: torch.Tensor,
     key_norms: torch.Tensor | None,
     filter: Filter,
@@ -204,73 +226,125 @@ def _search_split(
     scores: torch.Tensor,
     ids: torch.Tensor,
 ) -> None:
-    """Write the scores of all pairs and sort them, some queries at a time: for a large k."""
+    """Write the scores of all pairs and sort them: for a large k."""
+    n_columns = len(keys) if filter.named is None else filter.named.shape[1]
+
+    def read(columns: slice) -> tuple[torch.Tensor, None]:
+        some, rows, roots = filter, keys, key_norms
+        if filter.named is not None:
+            some = replace(filter, named=filter.named[:, columns].contiguous())
+        elif filter.begins is not None:
+            some = replace(filter, begins=filter.begins + columns.start)
+        else:
+            some, rows = filter.within(columns), keys[columns]
+            roots = None if key_norms is None else key_norms[columns]
+        n = columns.stop - columns.start
+        return _pairs(queries, squares, rows, roots, some, n), None
+
+    finals, places = sorted_best(read, len(queries), n_columns, PAIR, scores.shape[1], widths)
+    if filter.named is not None:
+        places = torch.where(places < 0, -1, filter.named.gather(1, places.clamp(min=0)))
+    elif filter.begins is not None:
+        places = torch.where(places < 0, -1, places + filter.begins[:, None])
+    pad(scores, ids, finals, places)
+
+
+def _pairs(
+    queries: torch.Tensor,
+    squares: torch.Tensor,
+    keys: torch.Tensor,
+    key_norms: torch.Tensor | None,
+    filter: Filter,
+    n: int,
+) -> torch.Tensor:
+    """The scores of n keys, or of n candidates or keys of a segment, as keys (n_queries, n)."""
     n_keys, dim = keys.shape
-    n_named = 0 if filter.named is None else filter.named.shape[1]
-    n_columns = n_keys if filter.named is None else n_named
-    width = scores.shape[1]
-    scores.fill_(-torch.inf)
-    ids.fill_(-1)
-    turn = max(1, WORKSPACE // 16 // max(1, n_columns))
-    for begin in range(0, len(queries) if n_columns else 0, turn):
-        part = slice(begin, begin + turn)
-        asked, some = queries[part], filter.of(part)
-        pairs = scores.new_empty((len(asked), n_columns), dtype=torch.int32)
-        scan.pairs_kernel[grid_of(len(asked), triton.cdiv(n_columns, 64))](
-            asked,
-            *asked.stride(),
-            norms(asked)[0],
-            keys,
-            *keys.stride(),
-            key_norms,
-            some.begins,
-            some.ends,
-            some.named,
-            *some.limits,
-            pairs,
-            n_keys,
-            n_named,
-            n_columns,
-            dim,
-            METRIC=some.metric,
-            N=64,
-            enable_fp_fusion=False,
-        )
-        finals, places = sorted_best(pairs, width, None if widths is None else widths[part])
-        if some.named is not None:
-            places = torch.where(places < 0, -1, some.named.gather(1, places.clamp(min=0)))
-        elif some.begins is not None:
-            places = torch.where(places < 0, -1, places + some.begins[:, None])
-        scores[part, : finals.shape[1]] = finals
-        ids[part, : finals.shape[1]] = places
+    pairs = squares.new_empty((len(queries), n), dtype=torch.int32)
+    if not n:
+        return pairs
+    scan.pairs_kernel[grid_of(len(queries), triton.cdiv(n, 64))](
+        queries,
+        *queries.stride(),
+        squares,
+        keys,
+        *keys.stride(),
+        key_norms,
+        filter.begins,
+        filter.ends,
+        filter.named,
+        *filter.limits,
+        pairs,
+        n_keys,
+        0 if filter.named is None else n,
+        n,
+        dim,
+        METRIC=filter.metric,
+        N=64,
+        enable_fp_fusion=False,
+    )
+    return pairs
 
 
 def sorted_best(
-    keys: torch.Tensor, width: int, widths: torch.Tensor | None
+    read: Callable[[slice], tuple[torch.Tensor, torch.Tensor | None]],
+    n_rows: int,
+    n: int,
+    each: int,
+    width: int,
+    widths: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores and places of the largest of keys (n_rows, n), at most `width`; -inf and -1 pad."""
-    # Stable, so that equal scores stay in the order of their ids.
-    best, places = keys.sort(dim=1, descending=True, stable=True)
-    best, places = best[:, :width], places[:, :width]
+    """Scores and ids of the best of rows (n_rows, n), at most `width`; -inf and -1 pad.
+
+    Args:
+        read: what gives some columns: integers that order as scores do, and ids, or None where
+            these are the columns. Equal scores stand in the order of ids.
+        n_rows: of which there is room for all columns, or one.
+        n: columns.
+        each: bytes of a column, sorting included; where there are too many some go at a time.
+        width: hits of a row.
+        widths: (n_rows,), fewer hits of each row, or None.
+    """
+    step = max(1, width, left(0) // max(1, each * n_rows))
+    best, named = _largest(*read(slice(0, min(step, n))), width)
+    for begin in range(step, n, step):
+        keys, ids = read(slice(begin, min(begin + step, n)))
+        more, more_named = _largest(keys, ids, width)
+        if ids is None:
+            more_named += begin
+        best, named = _largest(torch.cat([best, more], 1), torch.cat([named, more_named], 1), width)
     found = best > NOTHING.value
     if widths is not None:
         found &= torch.arange(best.shape[1], device=best.device) < widths[:, None]
     bits = torch.where(best >= 0, best, best ^ 0x7FFFFFFF)
     finals = torch.where(found, bits.view(torch.float32), -torch.inf)
-    return finals, torch.where(found, places, -1)
+    return finals, torch.where(found, named, -1)
 
 
-def splits(
-    n_programs: int, n_keys: int, kept: int, n_least: int = 256, needed: torch.Tensor | None = None
-) -> int:
-    """Into how many parts the keys go, so that the card is full and the merge stays small.
+def pad(scores: torch.Tensor, ids: torch.Tensor, finals: torch.Tensor, named: torch.Tensor) -> None:
+    """Write hits, which may be fewer than there is room for, with -inf and -1 behind them."""
+    n = finals.shape[1]
+    scores[:, :n], ids[:, :n] = finals, named
+    scores[:, n:], ids[:, n:] = -torch.inf, -1
 
-    Where some queries alone are needed, the others' programs fill nothing: one must do.
-    """
-    wanted = triton.cdiv(1024, n_programs if needed is None else 1)
-    if needed is not None:
-        wanted = min(wanted, max(1, WORKSPACE // (12 * kept * len(needed))))
-    return max(1, min(wanted, 2048 // kept, triton.cdiv(n_keys, n_least)))
+
+def _largest(
+    keys: torch.Tensor, ids: torch.Tensor | None, width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of keys (n_rows, n), at most `width`, equal ones by id; with ids, or places."""
+    order = None
+    if ids is not None:
+        ids, order = ids.sort(dim=1)
+        keys = keys.gather(1, order)
+    # Stable, so that equal scores stay in the order of their ids.
+    best, places = (each[:, :width] for each in keys.sort(dim=1, descending=True, stable=True))
+    named = places if ids is None else ids.gather(1, places)
+    # What else was sorted is given back.
+    return (best, named) if keys.shape[1] <= 2 * width else (best.clone(), named.clone())
+
+
+def n_kept(width: int) -> int:
+    """How many hits of a query a program keeps, for results of this width."""
+    return max(16, triton.next_power_of_2(width))
 
 
 def room(
@@ -333,7 +407,7 @@ def _search_groups(
         IS_WEIGHED=filter.is_weighed,
         enable_fp_fusion=False,
     )
-    for part in room.turns(len(queries)):
+    for part in parts(len(queries), room.of_query(scores.shape[1], 4)):
         some = None if widths is None else widths[part]
         given = (queries[part], keys, key_norms, room, filter.of(part), some)
         _search_turn(*given, scores[part], ids[part])

@@ -11,10 +11,8 @@ from .layout import near
 from .limits import Limits
 from .runs import Run
 from .scan_pages import Pages, scan_banks, scan_lists, score_pairs
-from .search import MAX_KEPT, merge
-
-# What the keys of all pairs of some queries may take, in rows.
-_MAX_PAIRS = 1 << 24
+from .search import MAX_KEPT, NAMED_PAIR, merge, n_kept
+from .workspace import SORT_INT64, parts
 
 
 def search_pages(
@@ -64,18 +62,21 @@ def search_pages(
             weighs = (some, metric, limits.of(part), None, False)
             scan_banks(pages, bank, asked, squares[part], *weighs, *hits)
     rest = slice(0, min((run.begin for run in runs), default=n_queries))
-    turn, n_lists = n_queries, handles.shape[1] if handles.ndim > 1 else 1
+    n_lists = handles.shape[1] if handles.ndim > 1 else 1
+    each = 0 if limits.candidates is None else SORT_INT64 * limits.candidates.shape[1]
     if width > MAX_KEPT:
-        turn = max(1, _MAX_PAIRS // max(1, pages.longest * n_lists))
-    for begin in range(0, rest.stop, turn):
-        part = slice(begin, min(begin + turn, rest.stop))
+        each += NAMED_PAIR * pages.longest * n_lists + 32 * width
+        each += n_lists * (queries.element_size() * queries.shape[1] + 4) if n_lists > 1 else 0
+    else:
+        each += 12 * n_kept(width)
+    for part in parts(rest.stop, each):
         given = (
             handles if len(handles) == 1 else handles[part],
             queries[part],
             squares[part],
             None if widths is None else widths[part],
             metric,
-            limits.of(part),
+            limits.of(part).ordered(),
         )
         if width > MAX_KEPT:
             score_pairs(pages, *given, scores[part], ids[part])
@@ -113,15 +114,31 @@ def _search_groups(
         IS_WEIGHED=is_weighed,
         enable_fp_fusion=False,
     )
-    for part in room.turns(len(queries)):
-        asked, hits = queries[part], (scores[part], ids[part])
-        chosen = choose(asked, room, scores.shape[1], metric, is_weighed, limits.is_open)
-        finals = _rescore(pages, handle, asked, chosen, metric, limits)
-        *best, needed = finish(chosen, *finals, scores.shape[1], limits.low)
+    for part in parts(len(queries), room.of_query(scores.shape[1], 12)):
         some = None if widths is None else widths[part]
-        merge(*best, None, some, *hits)
-        given = (handle, asked, chosen.squares, some, metric, limits.of(part))
-        scan_banks(pages._replace(longest=n_rows), *given, needed, False, *hits)
+        given = (queries[part], room, some, metric, is_weighed, limits.of(part))
+        _search_turn(pages._replace(longest=n_rows), handle, *given, scores[part], ids[part])
+
+
+def _search_turn(
+    pages: Pages,
+    handle: torch.Tensor,
+    queries: torch.Tensor,
+    shadow: Shadow,
+    widths: torch.Tensor | None,
+    metric: str,
+    is_weighed: bool,
+    limits: Limits,
+    scores: torch.Tensor,
+    ids: torch.Tensor,
+) -> None:
+    width = scores.shape[1]
+    chosen = choose(queries, shadow, width, metric, is_weighed, limits.is_open)
+    finals = _rescore(pages, handle, queries, chosen, metric, limits)
+    *best, needed = finish(chosen, *finals, width, limits.low)
+    merge(*best, None, widths, scores, ids)
+    given = (handle, queries, chosen.squares, widths, metric, limits)
+    scan_banks(pages, *given, needed, False, scores, ids)
 
 
 def _rescore(

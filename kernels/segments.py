@@ -16,7 +16,7 @@ def sums_kernel(
     D: tl.constexpr,
     AHEAD: tl.constexpr,
 ):
-    """D components of the sum of one code's rows, one row after the other: (n_codes, dim).
+    """Add one code's rows to D components of its sum, one row after the other: (n_codes, dim).
 
     Args beside arrays:
         order_ptr: (n,) int64, rows sorted by code, those of a code in rising order.
@@ -28,7 +28,7 @@ def sums_kernel(
     is_column = column < dim
     begin = tl.load(begins_ptr + code)
     end = tl.load(begins_ptr + code + 1)
-    total = tl.zeros((D,), tl.float32)
+    total = tl.load(sums_ptr + code * dim + column, mask=is_column, other=0)
     for first in range(begin, end, AHEAD):
         for ahead in tl.static_range(AHEAD):
             is_there = first + ahead < end

@@ -5,7 +5,8 @@ import triton
 
 from . import batches
 from .layout import Rows, over
-from .search import MAX_KEPT, MIN_KEYS, MIN_QUERIES, merge, room, search, splits
+from .search import MAX_KEPT, MIN_KEYS, MIN_QUERIES, merge, n_kept, room, search
+from .workspace import blocks, parts, splits
 
 
 def select(
@@ -19,8 +20,8 @@ def select(
 ) -> None:
     """Write the ids of the k best keys by canonical logits into ids (…, n_queries, k).
 
-    One launch serves all batches. Where a batch by itself is large enough for the first pass of
-    `search`, or k too large for a scan, batches are searched one after the other.
+    One launch serves all batches, if there is room. Where a batch by itself is large enough for the
+    first pass of `search`, or k too large for a scan, batches are searched one after the other.
 
     Args:
         queries: (…, n_queries, dim); one that may not be asked finds nothing.
@@ -37,26 +38,42 @@ def select(
     if is_large or k > MAX_KEPT or ids.ndim == 2:
         _one_by_one(queries, keys, k, beta, bias, mask, ids)
         return
+    for block in blocks(ids.shape[:-1], 12 * n_kept(k) + 4 * k):
+        batches_of, masks = block[:-1], None if mask is None else mask[block]
+        offset = None if bias is None else bias[batches_of]
+        given = (queries[block], keys[batches_of], k, beta[batches_of], offset, masks)
+        _scan(*given, ids[block])
+
+
+def _scan(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    k: int,
+    beta: torch.Tensor,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    ids: torch.Tensor,
+) -> None:
     asked, held = Rows.of(queries), Rows.of(keys)
     biases = None if bias is None else Rows.of(bias[..., None, :])
     masks = None if mask is None else Rows.of(mask)
     n_at_once = min(4, triton.next_power_of_2(asked.n))
     n_programs = asked.n_batches * triton.cdiv(asked.n, n_at_once)
-    kept = max(16, triton.next_power_of_2(k))
+    kept = n_kept(k)
     n_splits = splits(n_programs, held.n, kept)
-    parts, part_ids = room(ids, asked.n_batches * asked.n, n_splits, kept)
+    best, best_ids = room(ids, asked.n_batches * asked.n, n_splits, kept)
     batches.scan_kernel[(n_programs, n_splits)](
         over(asked, held, None, beta, biases, masks, None),
-        parts,
-        part_ids,
+        best,
+        best_ids,
         n_splits,
         Q=n_at_once,
         N=64 if n_at_once > 1 else 128,
         K=kept,
         enable_fp_fusion=False,
     )
-    scores = parts.new_empty((len(parts), k), dtype=torch.float32)
-    merge(parts, part_ids, None, None, scores, ids.view(-1, k))
+    scores = best.new_empty((len(best), k), dtype=torch.float32)
+    merge(best, best_ids, None, None, scores, ids.view(-1, k))
 
 
 def _one_by_one(
@@ -69,7 +86,9 @@ def _one_by_one(
     ids: torch.Tensor,
 ) -> None:
     lead = ids.shape[:-2]
-    scores = torch.empty(ids.shape[-2:], dtype=torch.float32, device=ids.device)
+    # A search takes most of the workspace; the scores, which nobody asked for, an eighth.
+    turns = [*parts(ids.shape[-2], 24 * k)]
+    scores = ids.new_empty((turns[0].stop, k), dtype=torch.float32)
     for at in range(lead.numel()):
         batch = _place(at, lead)
         allowed = None if mask is None else mask[batch]
@@ -79,10 +98,13 @@ def _one_by_one(
         if bias is not None:
             scale = beta[batch].expand(keys.shape[-2]).contiguous()
             offset = bias[batch].contiguous()
-        weights = (allowed, None, scale, offset)
-        bounds = (-torch.inf, torch.inf, None)
-        given = (queries[batch], keys[batch], None, None, k, "dot", *weights, *bounds)
-        search(*given, scores, ids[batch])
+        for part in turns:
+            some, hits = queries[batch][part], ids[batch][part]
+            own = allowed if allowed is None or allowed.ndim == 1 else allowed[part]
+            weights = (own, None, scale, offset)
+            bounds = (-torch.inf, torch.inf, None)
+            given = (some, keys[batch], None, None, k, "dot", *weights, *bounds)
+            search(*given, scores[: len(some)], hits)
 
 
 def _place(at: int, shape: torch.Size) -> tuple[int, ...]:

@@ -10,14 +10,15 @@ import triton
 from . import keep
 from .layout import grid_of
 from .order import NOTHING
-from .search import merge, sorted_best
+from .search import PAIR, merge, pad, sorted_best
+from .workspace import left, parts
 
 # Beyond, rows are sorted whole.
 _MAX_KEPT = 512
 # So few are ranked by comparing each with all.
 _RANKED = 512
-# Scores that are sorted at a time.
-_SORTED = 1 << 24
+# Bytes of a score on its way to the integer that orders as it does.
+_ORDERING = 20
 
 
 def topk(
@@ -32,22 +33,51 @@ def topk(
     widths = k if isinstance(k, torch.Tensor) else None
     if not scores.numel():
         return
-    if not n or width > _MAX_KEPT:
-        _topk_sorted(rows, widths, scores, ids)
-        return
+    run = _topk_counted if is_counted(n, width) else _topk_sorted
+    for part in parts(n_rows, row_bytes(n, width)):
+        run(rows[part], None if widths is None else widths[part], scores[part], ids[part])
+
+
+def is_counted(n: int, width: int) -> bool:
+    """Whether what is kept of a row of n scores has room, so that it is found by counting."""
+    return n > 0 and width <= _MAX_KEPT and _kept_bytes(n, width) <= left(0)
+
+
+def row_bytes(n: int, width: int) -> int:
+    """Bytes that a row of n scores takes on the way to its hits."""
+    if is_counted(n, width):
+        return _kept_bytes(n, width)
+    return (PAIR + _ORDERING) * n + 32 * width
+
+
+def _kept_bytes(n: int, width: int) -> int:
+    n_kept, n_read = _sizes(width)
+    # Of the first launch and the second, which has at most a quarter of its scores.
+    return 15 * triton.cdiv(n, n_read) * n_kept + 12 * n_kept
+
+
+def _sizes(width: int) -> tuple[int, int]:
+    """How many scores are kept of how many that are read."""
     n_kept = max(16, triton.next_power_of_2(width))
-    n_read = max(1024, 4 * n_kept)
-    parts = part_ids = None
+    return n_kept, max(1024, 4 * n_kept)
+
+
+def _topk_counted(
+    rows: torch.Tensor, widths: torch.Tensor | None, scores: torch.Tensor, ids: torch.Tensor
+) -> None:
+    n_rows, n = rows.shape
+    n_kept, n_read = _sizes(scores.shape[1])
+    kept_before = kept_ids_before = None
     while True:
         n_splits = triton.cdiv(n, n_read)
         kept = scores.new_empty((n_rows, n_splits, n_kept), dtype=torch.int32)
         kept_ids = torch.empty_like(kept, dtype=torch.int64)
-        is_first = parts is None
+        is_first = kept_before is None
         keep.keep_kernel[grid_of(n_rows, n_splits)](
             rows if is_first else None,
             *rows.stride(),
-            parts,
-            part_ids,
+            kept_before,
+            kept_ids_before,
             kept,
             kept_ids,
             n,
@@ -55,27 +85,21 @@ def topk(
             K=n_kept,
             N=n_read,
         )
-        parts, part_ids, n = kept, kept_ids, n_splits * n_kept
+        kept_before, kept_ids_before, n = kept, kept_ids, n_splits * n_kept
         if n_splits == 1 or n <= _RANKED:
             break
-    merge(parts, part_ids, None, widths, scores, ids)
+    merge(kept, kept_ids, None, widths, scores, ids)
 
 
 def _topk_sorted(
     rows: torch.Tensor, widths: torch.Tensor | None, scores: torch.Tensor, ids: torch.Tensor
 ) -> None:
-    scores.fill_(-torch.inf)
-    ids.fill_(-1)
-    n = rows.shape[1]
-    turn = max(1, _SORTED // max(1, n))
-    for begin in range(0, len(rows) if n else 0, turn):
-        part = slice(begin, begin + turn)
-        given = rows[part].to(torch.float32) + 0.0
+    n_rows, n = rows.shape
+
+    def read(columns: slice) -> tuple[torch.Tensor, None]:
+        given = rows[:, columns].to(torch.float32) + 0.0
         bits = given.view(torch.int32)
         keys = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF)
-        keys = torch.where(given == given, keys, NOTHING.value)
-        finals, places = sorted_best(
-            keys, scores.shape[1], None if widths is None else widths[part]
-        )
-        scores[part, : finals.shape[1]] = finals
-        ids[part, : finals.shape[1]] = places
+        return torch.where(given == given, keys, NOTHING.value), None
+
+    pad(scores, ids, *sorted_best(read, n_rows, n, PAIR + _ORDERING, scores.shape[1], widths))

@@ -41,13 +41,14 @@ def read(
     """
     mirror: Any = store.mirror
     kind = getattr(tensors.library(op), dtype)
-    with _places(store, op, handles, ids) as places:
-        if places is None:
+    with _places(store, op, handles, ids) as find:
+        if find is None:
             wanted = arrays.near(ids).numpy()
             owners, found = _found(store, handles, wanted)
             rows, numbers = named(store, owners, wanted, found, columns)
             return mirror.sent(rows).to(kind), [mirror.sent(each) for each in numbers]
         kernels, layout, root = mirror.kernels.named_pages, mirror.layout, mirror.root
+        places = find(slice(None))
         there = [kernels.numbers(layout, root, mirror.kinds, places, *each) for each in columns]
         return kernels.gather(layout, root, places, kind), there
 
@@ -65,11 +66,15 @@ def score(store: Store, handles: Any, queries: Any, ids: Any) -> Any:
         NotFoundError: a handle on the host names no bank.
     """
     mirror: Any = store.mirror
-    with _places(store, "score", handles, ids) as places:
-        if places is not None:
-            lengths = mirror.kernels.norms(queries)[0]
-            given = (mirror.layout, mirror.root, places, queries, lengths, store.metric)
-            return mirror.kernels.named_pages.score(*given)
+    with _places(store, "score", handles, ids) as find:
+        if find is not None:
+            kernels, float32 = mirror.kernels, tensors.library("score").float32
+            scores = ids.new_empty(ids.shape, dtype=float32)
+            for part in kernels.workspace.parts(len(ids), 12 * ids.shape[1] + 8):
+                asked = queries[part]
+                given = (find(part), asked, kernels.norms(asked)[0], store.metric)
+                scores[part] = kernels.named_pages.score(mirror.layout, mirror.root, *given)
+            return scores
         wanted = arrays.near(ids).numpy()
         asked = arrays.vectors("score", "queries", arrays.near(queries))[0]
         owners, is_found = _found(store, handles, wanted)
@@ -85,7 +90,7 @@ def score(store: Store, handles: Any, queries: Any, ids: Any) -> Any:
 
 @contextmanager
 def _places(store: Store, op: str, handles: Any, ids: Any) -> Iterator[Any]:
-    """Where rows are on the device, for as long as it is read; None if they must be read here."""
+    """What finds some rows on the device, for as long as it is read; None to read them here."""
     mirror: Any = store.mirror
     with mirror.section():
         there = store.pages.there(op, handles)
@@ -93,8 +98,13 @@ def _places(store: Store, op: str, handles: Any, ids: Any) -> Iterator[Any]:
             yield None
             return
         with mirror.turns.reading(op):
-            kernels, given = mirror.kernels, (mirror.longest, there, ids)
-            yield kernels.named_pages.find(mirror.layout, mirror.root, *given)
+
+            def find(part: slice) -> Any:
+                banks = there if len(there) == 1 else there[part]
+                given = mirror.layout, mirror.root, mirror.longest, banks, ids[part]
+                return mirror.kernels.named_pages.find(*given)
+
+            yield find
 
 
 def _found(store: Store, handles: Any, ids: Ints) -> tuple[Ints, NDArray[np.bool_]]:

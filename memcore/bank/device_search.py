@@ -60,7 +60,7 @@ def search_there(
         widths: Any = k if isinstance(k, int) else mirror.repeated(k)
         conditions = device_conditions.sent(mirror, programs, index) if programs else None
         if candidates is not None:
-            candidates = mirror.sent(candidates).sort(1).values
+            candidates = mirror.sent(candidates)
         if order is not None:
             there = mirror.repeated(order)
             handles, asked = handles[there], asked[there]

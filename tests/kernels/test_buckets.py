@@ -70,7 +70,7 @@ def test_a_search_finds_what_the_host_finds(monkeypatch, rng):
     assert_hits(theirs.search(probes[:, :, 0]), expected)
     from memcore import kernels
 
-    monkeypatch.setattr(kernels.buckets, "_WORKSPACE", 100)
+    monkeypatch.setattr(kernels.workspace, "WORKSPACE", 100)
     assert_hits(host(theirs.search(tensor(probes[:, :, :1]))), expected)
     assert theirs.search(probes[:0], 2).ids.shape == (0, 2)
     assert theirs.search(probes[:0]).ids.shape == (0, 0)
@@ -198,7 +198,7 @@ def test_probes_of_any_dtype_and_of_what_may_not_be_hashed(monkeypatch, rng):
     from memcore import kernels
 
     # A row at a time.
-    monkeypatch.setattr(kernels.probing, "_WORKSPACE", 1)
+    monkeypatch.setattr(kernels.workspace, "WORKSPACE", 1)
     hashes = memcore.LSH(16, 6, 2, seed=9)
     rows = tensor(normal(rng, 10, 32)).bfloat16()[::2, ::2]
     found = hashes.probes(rows, 5, backend="triton").cpu().numpy()

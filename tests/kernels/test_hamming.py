@@ -72,7 +72,7 @@ def test_more_hits_than_are_ranked(monkeypatch, rng):
 
 
 def test_queries_in_turns(monkeypatch, rng):
-    monkeypatch.setattr(kernels.hamming, "_WORKSPACE", 1)
+    monkeypatch.setattr(kernels.workspace, "WORKSPACE", 1)
     keys, queries = codes_of(rng, 60, 1), codes_of(rng, 11, 1)
     mask, k = rng.random((11, 60)) < 0.5, rng.integers(0, 9, 11)
     assert_hits(search(queries, keys, k, mask=mask), expected(queries, keys, k, mask))
