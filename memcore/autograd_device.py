@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from memcore.backends import engine
+from memcore.errors import in_room
 
 Tensor = Any
 
@@ -18,6 +19,7 @@ def real(rows: Tensor) -> Any:
     return torch.float64 if rows.dtype is torch.float64 else torch.float32
 
 
+@in_room("select")
 def select(
     queries: Tensor, keys: Tensor, k: int, beta: Tensor, bias: Tensor | None, mask: Tensor | None
 ) -> Tensor:
@@ -29,6 +31,7 @@ def select(
     return ids
 
 
+@in_room("dots")
 def dots(queries: Tensor, keys: Tensor, ids: Tensor) -> Tensor:
     """Dot products (…, n_queries, n_ids) with the keys that ids name, 0 where there is none."""
     scores = queries.new_empty(ids.shape, dtype=real(queries))
@@ -36,6 +39,7 @@ def dots(queries: Tensor, keys: Tensor, ids: Tensor) -> Tensor:
     return scores
 
 
+@in_room("aggregate")
 def aggregate(weights: Tensor, values: Tensor, ids: Tensor) -> Tensor:
     """Weighted sums (…, n_queries, dim) of the values that ids name."""
     out = values.new_empty((*ids.shape[:-1], values.shape[-1]), dtype=real(values))
@@ -43,6 +47,7 @@ def aggregate(weights: Tensor, values: Tensor, ids: Tensor) -> Tensor:
     return out
 
 
+@in_room("scatter")
 def scatter(weights: Tensor, rows: Tensor, ids: Tensor, n_sums: int) -> Tensor:
     """Sums (…, n_sums, dim) of the rows (…, n_queries, dim) by weight: `aggregate` transposed."""
     sums = rows.new_empty((*ids.shape[:-2], int(n_sums), rows.shape[-1]), dtype=real(rows))
@@ -50,6 +55,7 @@ def scatter(weights: Tensor, rows: Tensor, ids: Tensor, n_sums: int) -> Tensor:
     return sums
 
 
+@in_room("attend")
 def attend(
     queries: Tensor,
     keys: Tensor,
@@ -66,6 +72,7 @@ def attend(
     return out, lse
 
 
+@in_room("attend_backward")
 def attend_backward(
     queries: Tensor,
     keys: Tensor,
@@ -133,6 +140,7 @@ def log_sum_exp_backward(
     return key_grad, bias_grad
 
 
+@in_room("gather")
 def gather(values: Tensor, ids: Tensor) -> Tensor:
     """The values (n, …) that ids name; zeros where there is none."""
     row = values.shape[1:]
@@ -143,6 +151,7 @@ def gather(values: Tensor, ids: Tensor) -> Tensor:
     return found.masked_fill_(~is_held.reshape((*ids.shape, *(1,) * len(row))), 0)
 
 
+@in_room("gather_backward")
 def gather_backward(grad: Tensor, ids: Tensor, n: int) -> Tensor:
     """Sums (n, …) of the rows of grad that ids name, in their order, in float32 or float64."""
     row = grad.shape[ids.ndim :]

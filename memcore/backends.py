@@ -14,7 +14,7 @@ from typing import Any
 
 from memcore import _core, arrays, reference_engine
 from memcore._core import isa, isas, lsh_pack, set_isa, set_threads, threads
-from memcore.errors import BackendError, InputError
+from memcore.errors import BackendError, InputError, in_room
 from memcore.hits import Hits
 
 __all__ = [
@@ -73,7 +73,7 @@ def _launcher(op: str) -> Runner:
 
     def run(*given: Any, **options: Any) -> Any:
         kernels = check_readable(op, given[0])
-        with kernels.place(given[0]):
+        with in_room(op), kernels.place(given[0]):
             return getattr(kernels, op)(*given, **options)
 
     return run

@@ -40,3 +40,17 @@ def in_name_of(op: str) -> Iterator[None]:
         _, _, sentence = str(error).partition(": ")
         error.args = (f"{op}: {sentence}",)
         raise
+
+
+@contextmanager
+def in_room(op: str) -> Iterator[None]:
+    """A device without memory for what `op` needs there is a BackendError caused by torch's."""
+    try:
+        yield
+    except RuntimeError as error:
+        # By name: whoever has no GPU need not have torch.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        raise BackendError(
+            f"{op}: the device has no memory left, should have it for the results and a workspace"
+        ) from error

@@ -16,7 +16,7 @@ from memcore import arrays, products, tensors
 from memcore.bank import coded, device_reads, reads, searches
 from memcore.bank.gradients import moment, places, rows_of
 from memcore.bank.store import Store
-from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
+from memcore.errors import DtypeError, InputError, ShapeError, in_name_of, in_room
 from memcore.hits import Read
 from memcore.ops import arguments
 from memcore.ops.attend import attend as attend_over
@@ -76,7 +76,8 @@ def attend(
     if is_traced:
         read = _steps(_read_there, library, store, banks, queries, k, beta, values, steps, where)
     else:
-        with moment(store, "attend", banks, queries if is_there else None) as at:
+        there = moment(store, "attend", banks, queries if is_there else None)
+        with in_name_of("attend"), in_room("attend"), there as at:
             asked = library.rows("attend", "queries", queries) if is_there else queries
             once = _read_there if is_there else _read
             read = _steps(once, library, store, at, asked, int(k), beta, values, steps, where)

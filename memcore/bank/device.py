@@ -13,7 +13,7 @@ from memcore import _core, tensors
 from memcore.bank import device_search
 from memcore.bank.mirror import Mirror
 from memcore.codebook import CodePages
-from memcore.errors import BackendError, InputError, ShapeError, in_name_of
+from memcore.errors import BackendError, InputError, ShapeError, in_name_of, in_room
 from memcore.ops import arguments
 
 Array = NDArray[Any]
@@ -123,7 +123,7 @@ class DevicePages:
 
     def prefetch(self, handles: Ints) -> None:
         """Have banks on the device, as far as they fit; nothing waits for them."""
-        with self.mirror.section():
+        with in_room("prefetch"), self.mirror.section():
             self.mirror.check_writable("prefetch")
             with in_name_of("prefetch"):
                 self.host.count(handles)
@@ -165,8 +165,9 @@ class DevicePages:
         """
         limits = (programs, index, candidates, scale, bias, low, high)
         given = (handles, queries, k, limits, first_pass, scores, ids)
-        if not self.search_there(*given):
-            self.search_here(self.host.search, self.host.alive, *given)
+        with in_room("search"):
+            if not self.search_there(*given):
+                self.search_here(self.host.search, self.host.alive, *given)
 
     def search_there(
         self, handles: Any, queries: Any, k: Any, limits: tuple[Any, ...], first_pass: Any,

@@ -16,6 +16,7 @@ from memcore.bank import device_reads, searches, shapes
 from memcore.bank.named import Numbers, named
 from memcore.bank.searches import Limits
 from memcore.bank.store import Store
+from memcore.errors import in_room
 from memcore.hits import Hits
 
 
@@ -46,7 +47,7 @@ def found(
         column = searches.weight(store, name, field)
         if column is not None:
             wanted[name] = Numbers(column, missing)
-    with moment(store, "search", banks, queries) as at:
+    with in_room("search"), moment(store, "search", banks, queries) as at:
         hits = searches.search(store, at, queries, k, where, limits)
         keys, numbers = rows_of(store, "search", at, hits, [*wanted.values()])
     return hits, keys, dict(zip(wanted, numbers, strict=True))

@@ -9,7 +9,7 @@ from memcore import arrays, tensors
 from memcore.bank import device_reads, shapes
 from memcore.bank import fields as fields_
 from memcore.bank.store import Store
-from memcore.errors import DtypeError, in_name_of
+from memcore.errors import DtypeError, in_name_of, in_room
 from memcore.hits import Hits
 
 Ints = NDArray[np.int64]
@@ -46,7 +46,7 @@ def get(store: Store, banks: Any, ids: Any, missing: str) -> Rows:
     if is_there:
         # Vectors and fields of one moment: those that are on the device do not leave it.
         mirror: Any = store.mirror
-        with store.tables.held(), mirror.section():
+        with in_room("get"), store.tables.held(), mirror.section():
             found, values, payloads = read()
             wanted = tensors.ints("get", "ids", ids).reshape(-1, 1)
             rows = device_reads.read(store, "get", flat, wanted, store.dtype)[0]

@@ -13,7 +13,7 @@ from memcore.bank import device_reads, shapes
 from memcore.bank import fields as fields_
 from memcore.bank.store import Store
 from memcore.bank.where import Program, compile_all
-from memcore.errors import BackendError, DtypeError, InputError, ShapeError
+from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_room
 from memcore.hits import Hits
 from memcore.ops import arguments
 
@@ -43,7 +43,8 @@ def search(
 ) -> Hits:
     """`Arena.search`."""
     if store.mirror is not None and store.mirror.has(queries):
-        return _search_there(store, banks, queries, k, where, limits)
+        with in_room("search"):
+            return _search_there(store, banks, queries, k, where, limits)
     candidates, n_probes, recall = limits.candidates, limits.n_probes, limits.recall
     asked, shape = store.queries("search", queries)
     flat = shapes.fit("search", shapes.handles("search", banks), shape, "queries")
@@ -95,7 +96,8 @@ def _search_there(
 def score(store: Store, banks: Any, queries: Any, ids: Any) -> Any:
     """`Arena.score`."""
     if store.mirror is not None and store.mirror.has(queries):
-        return _score_there(store, banks, queries, ids)
+        with in_room("score"):
+            return _score_there(store, banks, queries, ids)
     asked, shape = store.queries("score", queries)
     flat = shapes.fit("score", shapes.handles("score", banks), shape, "queries")
     named = shapes.candidates("score", "ids", ids, shape)

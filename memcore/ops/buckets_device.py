@@ -10,7 +10,7 @@ import numpy as np
 
 from memcore import arrays, tensors
 from memcore.backends import Runner, engine
-from memcore.errors import BackendError
+from memcore.errors import BackendError, in_room
 from memcore.hits import Hits
 from memcore.ops import buckets as host
 
@@ -23,9 +23,11 @@ def zeros(op: str, shape: tuple[int, ...], dtype: str, device: str) -> Any:
     """
     place = tensors.place_for(op, device)
     torch = tensors.library(op)
-    return torch.zeros(shape, dtype=getattr(torch, dtype), device=place)
+    with in_room(op):
+        return torch.zeros(shape, dtype=getattr(torch, dtype), device=place)
 
 
+@in_room("add")
 def add(table: tuple[Any, Any, bool, int], ids: Any, codes: Any, backend: str | None) -> None:
     """Arguments as `BucketTable.add`, and the table's slots, counts, choice and seed."""
     slots, counts, is_random, seed = table
@@ -40,6 +42,7 @@ def add(table: tuple[Any, Any, bool, int], ids: Any, codes: Any, backend: str | 
     run(slots, counts, named, hashed, is_random, seed)
 
 
+@in_room("search")
 def search(slots: Any, codes: Any, k: int | None, min_hits: int, backend: str | None) -> Hits:
     """Arguments as `BucketTable.search`, and the table's slots."""
     run = _engine("search", "bucket_search", backend)
@@ -48,6 +51,7 @@ def search(slots: Any, codes: Any, k: int | None, min_hits: int, backend: str | 
     return Hits(_back(slots.device, codes, scores), _back(slots.device, codes, ids))
 
 
+@in_room("add")
 def sketch_add(sums: Any, codes: Any, values: Any, backend: str | None) -> None:
     """Arguments as `SketchTable.add`, and the table's sums."""
     run = _engine("add", "sketch_add", backend)
@@ -62,6 +66,7 @@ def sketch_add(sums: Any, codes: Any, values: Any, backend: str | None) -> None:
     run(sums, hashed, rows)
 
 
+@in_room("read")
 def read(sums: Any, codes: Any) -> Any:
     """Arguments as `SketchTable.read`, and the table's sums; of no bucket they are zeros."""
     n_tables, n_buckets = sums.shape[:2]

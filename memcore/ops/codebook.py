@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from memcore import arrays, tensors
 from memcore.backends import engine
-from memcore.errors import DtypeError, InputError, ShapeError
+from memcore.errors import DtypeError, InputError, ShapeError, in_room
 from memcore.hits import Hits
 from memcore.ops import arguments
 from memcore.ops import codebook_device as on_device
@@ -47,7 +47,8 @@ def assign(rows: Any, codewords: Any, *, backend: str | None = None) -> tuple[An
         ([0, 1], [-1.0, -2.0])
     """
     if backend == "triton" or on_device.takes(rows, codewords):
-        return on_device.assign(rows, codewords, backend)
+        with in_room("assign"):
+            return on_device.assign(rows, codewords, backend)
     run = engine("assign", backend)
     given, _ = arrays.vectors("assign", "rows", rows)
     words = arrays.floats("assign", "codewords", codewords)
@@ -84,7 +85,8 @@ def codebook_sums(
         number of threads: codes are sorted, and each has one owner.
     """
     if backend == "triton" or on_device.takes(rows, codes):
-        return on_device.codebook_sums(rows, codes, n_codes, backend)
+        with in_room("codebook_sums"):
+            return on_device.codebook_sums(rows, codes, n_codes, backend)
     run = engine("codebook_sums", backend)
     given, _ = arrays.vectors("codebook_sums", "rows", rows)
     named = np.require(arrays.ints("codebook_sums", "codes", codes), requirements=["C", "A"])
@@ -125,7 +127,8 @@ def codebook_ema(
         The running sums and the codewords, (n_codes, dim) float32.
     """
     if backend == "triton" or on_device.takes(batch_sums, sums):
-        return on_device.codebook_ema(batch_sums, sums, decay, divisors, out, backend)
+        with in_room("codebook_ema"):
+            return on_device.codebook_ema(batch_sums, sums, decay, divisors, out, backend)
     run = engine("codebook_ema", backend)
     running, codewords = out or (np.empty_like(sums), np.empty_like(sums))
     run(batch_sums, sums, decay, divisors, running, codewords)
@@ -141,7 +144,8 @@ def decode(codes: Any, codewords: Any, *, backend: str | None = None) -> Any:
         backend: "cpu", "reference" or "triton".
     """
     if backend == "triton" or on_device.takes(codes, codewords):
-        return on_device.decode(codes, codewords, backend)
+        with in_room("decode"):
+            return on_device.decode(codes, codewords, backend)
     run = engine("decode", backend)
     n_levels, n_subspaces, n_codes, sub_dim = codewords.shape
     named = np.require(arrays.ints("decode", "codes", codes), requirements=["C", "A"])
@@ -219,7 +223,8 @@ def search_codes(
         ShapeError, DtypeError, InputError: as `search` does.
     """
     if backend == "triton" or on_device.takes(queries, codes):
-        return on_device.search_codes(queries, codes, codewords, k, metric, squares, backend)
+        with in_room("search_codes"):
+            return on_device.search_codes(queries, codes, codewords, k, metric, squares, backend)
     op = "search_codes"
     run = engine(op, backend)
     asked = arrays.floats(op, "queries", queries)

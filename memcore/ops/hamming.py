@@ -6,7 +6,7 @@ import numpy as np
 
 from memcore import arrays
 from memcore.backends import engine
-from memcore.errors import ShapeError
+from memcore.errors import ShapeError, in_room
 from memcore.hits import Hits
 from memcore.ops import arguments
 from memcore.ops.hamming_device import hamming_search_device
@@ -50,7 +50,8 @@ def hamming_search(
     # What the caller wrote: search(metric="hamming").
     op = "search"
     if backend == "triton" or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
-        return hamming_search_device(op, queries, keys, k, mask, min_score, backend)
+        with in_room(op):
+            return hamming_search_device(op, queries, keys, k, mask, min_score, backend)
     asked, rows = arrays.codes(op, "queries", queries), arrays.codes(op, "keys", keys)
     if asked.ndim == 1:
         asked = asked[None]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from memcore import arrays, reference
 from memcore.backends import engine, lsh_pack
-from memcore.errors import InputError, ShapeError
+from memcore.errors import InputError, ShapeError, in_room
 from memcore.ops import arguments
 from memcore.ops.lsh_device import lsh_encode_device, lsh_probes_device
 
@@ -80,7 +80,8 @@ def lsh_encode(
     """
     if backend == "triton" or arrays.place(vectors) != "cpu":
         each = table_planes(check_hash("lsh_encode", n_bits, kind), kind)
-        return lsh_encode_device(vectors, planes, n_bits, kind, each, packed, backend)
+        with in_room("lsh_encode"):
+            return lsh_encode_device(vectors, planes, n_bits, kind, each, packed, backend)
     rows, table = _checked("lsh_encode", vectors, planes, n_bits, kind)
     if packed is None and len(rows) >= _MANY_VECTORS and table.dtype == np.int8:
         packed = lsh_pack(table)
@@ -125,7 +126,8 @@ def lsh_probes(
     if n > 1 << n_bits:
         raise InputError(f"lsh_probes: n_probes is {n}, should be at most 2^{n_bits}")
     if backend == "triton" or arrays.place(vectors) != "cpu":
-        return lsh_probes_device(vectors, planes, n_bits, kind, each, n, backend)
+        with in_room("lsh_probes"):
+            return lsh_probes_device(vectors, planes, n_bits, kind, each, n, backend)
     rows, table = _checked("lsh_probes", vectors, planes, n_bits, kind)
     probes = np.empty((len(rows), len(table) // each, n), np.uint64)
     engine("lsh_probes", backend)(rows, table, n_bits, kind, n, probes)

@@ -6,7 +6,7 @@ import numpy as np
 
 from memcore import arrays, tensors
 from memcore.backends import engine
-from memcore.errors import BackendError, InputError, ShapeError
+from memcore.errors import BackendError, InputError, ShapeError, in_room
 from memcore.hits import Hits
 from memcore.ops import arguments
 from memcore.ops.device import hits
@@ -41,7 +41,8 @@ def search(
         raise InputError(f"{op}: metric is {metric!r}, should be one of {', '.join(METRICS)}")
     if backend == "triton" or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
         given = (queries, keys, offsets, segments, k, metric, limits[:4], low, high, backend)
-        return search_device(op, *given)
+        with in_room(op):
+            return search_device(op, *given)
     run = engine(op, backend)
     asked, _ = arrays.vectors(op, "queries", queries)
     rows, _ = arrays.vectors(op, "keys", keys)
@@ -105,7 +106,8 @@ def topk(scores: Any, k: Any, backend: str | None) -> Hits:
     if backend == "triton" or (
         scores.__class__ is not np.ndarray and arrays.place(scores) != "cpu"
     ):
-        return _topk_device(scores, k, backend)
+        with in_room("topk"):
+            return _topk_device(scores, k, backend)
     run = engine("topk", backend)
     rows = arrays.floats("topk", "scores", scores)
     if rows.ndim == 1:
