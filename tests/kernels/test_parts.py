@@ -135,12 +135,12 @@ def places(rng):
     return (codes,)
 
 
-@small(400)
+@small(150)
 def assign(rng):
-    codes, scores = torch.empty(70, dtype=INT64), torch.empty(70)
+    codes, scores = torch.empty(24, dtype=INT64), torch.empty(24)
     words = torch.tensor(normal(rng, 9, 20))
     words[3] = INF
-    kernels.assign(torch.tensor(normal(rng, 70, 20)), words, codes, scores)
+    kernels.assign(torch.tensor(normal(rng, 24, 20)), words, codes, scores)
     return codes, scores
 
 
