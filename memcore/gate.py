@@ -82,6 +82,8 @@ class Gate:
                 answer is that of single calls.
             keys: with `threshold`, what is stored: (n_keys, dim) or a `Bank`.
 
+        What lies on a device is searched there, and waited for.
+
         Raises:
             ShapeError, DtypeError, InputError: nothing was learned.
         """
@@ -104,13 +106,14 @@ class Gate:
         metric = (
             self.metric if isinstance(keys, np.ndarray) or not hasattr(keys, "metric") else None
         )
-        best = np.asarray(ops.search(rows, keys, 1, metric=metric).scores)
+        found = ops.search(rows, keys, 1, metric=metric)
+        best = arrays.floats("admit", "scores", arrays.near(found.scores))
         admitted = best[:, 0] < self.threshold
         named = np.flatnonzero(admitted)
         if len(named) < 2:
             return admitted
         # Only rows that passed so far can keep each other out, and mostly they are few.
-        passed = arrays.numbers("admit", "given", rows)[named]
+        passed = arrays.numbers("admit", "given", arrays.near(rows))[named]
         for i, at in enumerate(named[1:], 1):
             earlier = passed[:i][admitted[named[:i]]]
             found = ops.search(passed[i : i + 1], earlier, 1, metric=self.metric)
@@ -118,7 +121,7 @@ class Gate:
         return admitted
 
     def _surprising(self, scores: Any) -> Bools:
-        given = arrays.numbers("admit", "given", scores).astype(np.float64)
+        given = arrays.numbers("admit", "given", arrays.near(scores)).astype(np.float64)
         if given.ndim != 1:
             raise ShapeError(f"admit: given has shape {given.shape}, should be (n,) scores")
         if not np.isfinite(given).all():

@@ -39,6 +39,9 @@ class Queue:
             without groups.
         seed: an int or a NumPy Generator, which is drawn from once.
 
+    Rows on a device stay there. Which rows stay is decided on the host, so that scores, groups and
+    ids of a device are copied, which waits for them, and so does the check that rows are finite.
+
     Not safe to write from several threads at a time.
 
     Example:
@@ -169,7 +172,7 @@ class Queue:
         Raises:
             NotFoundError: an id names nothing; nothing was changed.
         """
-        places = self._find("update", arrays.ints("update", "ids", ids).reshape(-1))
+        places = self._find("update", _ints("update", "ids", ids).reshape(-1))
         given = {} if rows is None else rows if isinstance(rows, dict) else {"rows": rows}
         unknown = [name for name in given if name not in self._arrays]
         if unknown:
@@ -197,7 +200,7 @@ class Queue:
         Raises:
             NotFoundError: an id names nothing.
         """
-        named = arrays.ints("get", "ids", ids)
+        named = _ints("get", "ids", ids)
         flat = named.reshape(-1)
         held = flat >= 0
         places = np.full(len(flat), -1)
@@ -210,7 +213,7 @@ class Queue:
     @slots.untraced
     def contains(self, ids: Any) -> NDArray[np.bool_]:
         """Which of the ids (…,) name a row that is held."""
-        held: NDArray[np.bool_] = np.isin(arrays.ints("contains", "ids", ids), self.ids)
+        held: NDArray[np.bool_] = np.isin(_ints("contains", "ids", ids), self.ids)
         return held
 
     def data(self, name: str | None = None) -> Any:
@@ -250,7 +253,7 @@ class Queue:
         if by not in WAYS:
             raise InputError(f"sample: by is {by!r}, should be one of {', '.join(WAYS)}")
         n_all = len(self._n_added)
-        asked = np.arange(n_all) if groups is None else arrays.ints("sample", "groups", groups)
+        asked = np.arange(n_all) if groups is None else _ints("sample", "groups", groups)
         if groups is not None:
             self._groups("sample", groups, len(asked))
         ids = self._ids.reshape(n_all, -1)[asked]
@@ -402,7 +405,7 @@ class Queue:
             raise InputError(f"{op}: groups is {groups!r}, should be {wanted}")
         if groups is None or self.n_groups is None:
             return np.zeros(n, np.int64)
-        asked = arrays.ints(op, "groups", groups)
+        asked = _ints(op, "groups", groups)
         if asked.shape != (n,):
             raise ShapeError(f"{op}: groups has shape {asked.shape}, should be ({n},)")
         wrong = np.flatnonzero((asked < 0) | (asked >= self.n_groups))
@@ -421,8 +424,12 @@ def _count(op: str, name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def _ints(op: str, name: str, array: Any) -> Ints:
+    return arrays.ints(op, name, arrays.near(array))
+
+
 def _numbers(op: str, name: str, values: Any, n: int) -> Floats:
-    numbers = arrays.numbers(op, name, values).astype(np.float64)
+    numbers = arrays.numbers(op, name, arrays.near(values)).astype(np.float64)
     if numbers.shape != (n,):
         raise ShapeError(f"{op}: {name} has shape {numbers.shape}, should be ({n},)")
     if np.isnan(numbers).any():

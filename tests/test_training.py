@@ -153,3 +153,58 @@ def test_numbers_of_bfloat16_are_their_values(rng):
         torch.testing.assert_close(memcore.aggregate(weights, values, ids), expected)
         found = memcore.merge_lse([values[:2], values[2:4]], lses)
         torch.testing.assert_close(found, merged)
+
+
+class There(torch.Tensor):
+    """A tensor of the host that says it lies on a GPU, and must be copied to be looked at."""
+
+    @property
+    def device(self):
+        return torch.device("cuda", 0)
+
+    def numpy(self, **_):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    __array__ = numpy
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+@pytest.fixture
+def there(monkeypatch):
+    """Makes tensors that lie there; results come back as they are."""
+    monkeypatch.setattr(memcore.arrays, "sent", lambda tensor, device: tensor)
+    return lambda array: torch.as_tensor(array).as_subclass(There)
+
+
+def test_what_decides_may_lie_on_a_device(rng, there):
+    rows = torch.from_numpy(normal(rng, 6, 4))
+    groups, ids = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([3, -1, 5])
+    queues = [memcore.Queue(2, n_groups=2, evict="lowest") for _ in range(2)]
+    found = []
+    for queue, as_given in zip(queues, (there, torch.Tensor.clone), strict=True):
+        queue.add(rows, groups=as_given(groups), scores=as_given(groups + 1.0))
+        queue.update(as_given(ids[:1]), rows[:1], scores=as_given(rows[:1, 0]))
+        assert queue.contains(as_given(ids)).tolist() == [True, False, False]
+        gate = memcore.Gate(z=0.5, n_warmup=2)
+        sampled = queue.sample(1, groups=as_given(groups[1:2]))
+        admitted = gate.admit(as_given(rows[:, 0]))
+        found.append((queue.get(as_given(ids[:2])), torch.as_tensor(sampled), admitted))
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*({**queue.state_dict(), "evict": 0} for queue in queues))
+
+
+def test_features_with_gradients_are_looked_at(rng):
+    features = torch.from_numpy(normal(rng, 6, 4)).requires_grad_() * 2
+    keys = features.detach()[:2] * 3
+    assert memcore.Gate(0.99).admit(features, keys).tolist() == [False] * 2 + [True] * 4
+
+
+def test_a_layer_is_loaded_from_a_device(rng, there):
+    layer, other = (memcore.nn.VectorQuantizer(4, 4) for _ in range(2))
+    rows = torch.from_numpy(normal(rng, 20, 4))
+    layer(rows)
+    state = layer.get_extra_state()
+    other.set_extra_state({k: there(v) if k != "version" else v for k, v in state.items()})
+    torch.testing.assert_close(layer(rows), other(rows), rtol=0, atol=0)

@@ -146,7 +146,7 @@ class VectorQuantizer(torch.nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Put back what `get_extra_state` gave."""
-        knows = {k: v.numpy().copy() if k != "version" else v for k, v in state.items()}
+        knows = {k: v.cpu().numpy().copy() if k != "version" else v for k, v in state.items()}
         if knows["codewords"].shape != self.book.codewords.shape:
             raise ShapeError(
                 f"load_state_dict: codewords has shape {knows['codewords'].shape}, "
