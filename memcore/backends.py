@@ -12,16 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from memcore import _core, arrays, reference_engine
-from memcore._core import isa, isas, lsh_pack, set_isa, set_threads, threads
-from memcore.errors import BackendError, InputError, in_room
+from memcore import _core, arrays, reference_engine, scalars
+from memcore._core import isa, isas, lsh_pack, threads
+from memcore.errors import BackendError, DtypeError, in_room
 from memcore.hits import Hits
 
 __all__ = [
     "Explanation",
+    "check_device",
     "check_readable",
     "engine",
     "explain",
+    "is_triton",
     "isa",
     "isas",
     "lay_out",
@@ -136,6 +138,19 @@ search_plain: Callable[[Any, Any, Any, Any], Hits | None] = (
 )
 
 
+def set_threads(n: int) -> None:
+    """Let calls from here on use n threads at most; 0 for as many as the machine has."""
+    _core.set_threads(scalars.whole("set_threads", "n", n, 0, 1024))
+
+
+def set_isa(name: str) -> None:
+    """Have calls from here on use an instruction set, one of `isas`."""
+    given: Any = name
+    if not isinstance(given, str):
+        raise DtypeError(f"set_isa: name is {scalars.shown(name)}, should be a str")
+    _core.set_isa(name)
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Which engine would run a call; prints as one line per engine.
@@ -163,11 +178,25 @@ def engine(op: str, backend: str | None = None) -> Runner:
         BackendError: the engine that was asked for is not part of this build.
     """
     try:
-        return _ENGINES[backend or _DEFAULT][op]
-    except KeyError:
+        return _ENGINES[_DEFAULT if backend is None else backend][op]
+    except Exception:
+        # Whatever an array, say, raises when it is asked whether it is there.
         known = ", ".join(name for name, ops in _ENGINES.items() if op in ops)
-        name = repr(backend or _DEFAULT)
+        name = scalars.shown(_DEFAULT if backend is None else backend)
         raise BackendError(f"{op}: backend is {name}, should be one of {known}") from None
+
+
+def check_device(op: str, backend: Any) -> None:
+    """Raise BackendError unless the engine that was asked for, if any, is that of a device."""
+    if backend is not None and not is_triton(backend):
+        raise BackendError(
+            f"{op}: backend is {scalars.shown(backend)}, should be 'triton' on a device"
+        )
+
+
+def is_triton(backend: Any) -> bool:
+    """Whether kernels were asked for by name."""
+    return scalars.is_word(backend, "triton")
 
 
 def explain(op: str, *args: Any, backend: str | None = None) -> Explanation:
@@ -178,9 +207,7 @@ def explain(op: str, *args: Any, backend: str | None = None) -> Explanation:
         >>> memcore.explain("search", backend="reference").reasons["cpu"]
         'could run, but reference was chosen'
     """
-    if op not in _CPU:
-        known = ", ".join(_CPU)
-        raise InputError(f"explain: op is {op!r}, should be one of {known}")
+    scalars.word("explain", "op", op, [*_CPU])
     asked = backend or _DEFAULT
     elsewhere = next((place for place in map(arrays.place, args) if place != "cpu"), None)
     if backend is None and elsewhere:

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays, slots
+from memcore import arrays, scalars, slots
 from memcore.backends import engine
-from memcore.errors import InputError
 from memcore.hits import Hits
 from memcore.ops import arguments
 from memcore.ops import buckets as ops
@@ -69,14 +68,11 @@ class BucketTable:
             InputError: a number out of its range.
             BackendError: no such device, or no torch or Triton for it.
         """
-        if evict not in EVICTIONS:
-            raise InputError(
-                f"BucketTable: evict is {evict!r}, should be one of {', '.join(EVICTIONS)}"
-            )
+        scalars.word("BucketTable", "evict", evict, EVICTIONS)
         shape = _table_shape("BucketTable", n_bits, n_tables)
         self.evict = evict
-        self.seed = arguments.whole("BucketTable", "seed", seed, 0)
-        whole = (*shape, arguments.whole("BucketTable", "n_slots", n_slots, 1))
+        self.seed = scalars.seed("BucketTable", seed)
+        whole = (*shape, scalars.whole("BucketTable", "n_slots", n_slots, 1))
         self.slots = _zeros("BucketTable", whole, "int64", device)
         self.counts = _zeros("BucketTable", shape, "int64", device)
         self.clear()
@@ -122,8 +118,8 @@ class BucketTable:
             Hits of shape (n_queries, k), in the library of codes: scores are the numbers of tables
             shared, equal ones by the smaller id; then -inf and -1.
         """
-        least = arguments.whole("search", "min_hits", min_hits, 1)
-        most = None if k is None else arguments.whole("search", "k", k, 0)
+        least = scalars.whole("search", "min_hits", min_hits, 1)
+        most = None if k is None else scalars.whole("search", "k", k, 0)
         if not isinstance(self.slots, np.ndarray):
             return on_device.search(self.slots, codes, most, least, backend)
         probes = ops.codes_of("search", codes, self.counts.shape, probes=True)
@@ -192,10 +188,9 @@ class SketchTable:
         Raises:
             InputError, BackendError: as `BucketTable`.
         """
-        if dtype not in ("float32", "float64"):
-            raise InputError(f"SketchTable: dtype is {dtype!r}, should be 'float32' or 'float64'")
+        scalars.word("SketchTable", "dtype", dtype, ("float32", "float64"))
         shape = _table_shape("SketchTable", n_bits, n_tables)
-        whole = (*shape, arguments.whole("SketchTable", "width", width, 1))
+        whole = (*shape, scalars.whole("SketchTable", "width", width, 1))
         self.sums = _zeros("SketchTable", whole, dtype, device)
 
     @property
@@ -231,8 +226,7 @@ class SketchTable:
     @slots.untraced
     def scale(self, factor: float) -> None:
         """Multiply all sums: a factor below 1 forgets, 0 starts anew."""
-        if not math.isfinite(factor):
-            raise InputError(f"scale: factor is {factor}, should be finite")
+        factor = scalars.number("scale", "factor", factor, -math.inf)
         # In the dtype of the sums, in either library.
         self.sums *= (
             factor if not isinstance(self.sums, np.ndarray) else self.sums.dtype.type(factor)
@@ -244,11 +238,14 @@ class SketchTable:
 
 
 def _table_shape(op: str, n_bits: Any, n_tables: Any) -> tuple[int, int]:
-    bits = arguments.whole(op, "n_bits", n_bits, 0)
-    if bits > _MAX_TABLE_BITS:
-        raise InputError(f"{op}: n_bits is {bits}, should be at most {_MAX_TABLE_BITS}")
-    return arguments.whole(op, "n_tables", n_tables, 1), 1 << bits
+    bits = scalars.whole(op, "n_bits", n_bits, 0, _MAX_TABLE_BITS)
+    return scalars.whole(op, "n_tables", n_tables, 1), 1 << bits
 
 
 def _zeros(op: str, shape: tuple[int, ...], dtype: str, device: str) -> Any:
-    return np.zeros(shape, dtype) if device == "cpu" else on_device.zeros(op, shape, dtype, device)
+    n_tables, n_buckets, width = (*shape, 1)[:3]
+    n_bytes = np.dtype(dtype).itemsize * n_tables * n_buckets * width
+    scalars.check_memory(op, n_bytes, n_tables=n_tables, width=width)
+    if scalars.is_word(device, "cpu"):
+        return np.zeros(shape, dtype)
+    return on_device.zeros(op, shape, dtype, device)

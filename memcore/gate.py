@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, slots
-from memcore.errors import DtypeError, InputError, ShapeError
+from memcore import arrays, scalars, slots
+from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
 from memcore.ops import search as ops
 
 Bools = NDArray[np.bool_]
@@ -56,20 +56,16 @@ class Gate:
         n_warmup: int = 64,
     ) -> None:
         if (threshold is None) == (z is None):
-            raise InputError(f"Gate: threshold is {threshold} and z {z}, should be one of them")
-        if metric not in METRICS:
-            raise InputError(f"Gate: metric is {metric!r}, should be one of {', '.join(METRICS)}")
-        for name, value, least, most in (
-            ("threshold", threshold, -np.inf, np.inf),
-            ("z", z, 0, np.inf),
-            ("rate", rate, 0, 1 + 1e-12),
-            ("clip", clip, 1, np.inf),
-            ("n_warmup", n_warmup, 1, np.inf),
-        ):
-            if value is not None and not least < value < most:
-                raise InputError(f"Gate: {name} is {value}, should be above {least}")
-        self.threshold, self.z, self.metric = threshold, z, metric
-        self.rate, self.clip, self.n_warmup = float(rate), float(clip), int(n_warmup)
+            given = f"threshold is {scalars.shown(threshold)} and z {scalars.shown(z)}"
+            raise InputError(f"Gate: {given}, should be one of them")
+        self.metric = scalars.word("Gate", "metric", metric, METRICS)
+        self.threshold: Any = threshold
+        if threshold is not None:
+            self.threshold = scalars.number("Gate", "threshold", threshold, -np.inf)
+        self.z = None if z is None else scalars.number("Gate", "z", z, 0, is_open=True)
+        self.rate = scalars.number("Gate", "rate", rate, 0, 1, is_open=True)
+        self.clip = scalars.number("Gate", "clip", clip, 1, is_open=True)
+        self.n_warmup = scalars.whole("Gate", "n_warmup", n_warmup, 2)
         self.mean = self.variance = 0.0
         self.n_seen = 0
 
@@ -90,7 +86,11 @@ class Gate:
         if (keys is None) != (self.z is not None):
             wanted = "the rows stored" if self.z is None else "None"
             raise InputError(f"admit: keys is {type(keys).__name__}, should be {wanted}")
-        answer = self._surprising(given) if self.z is not None else self._novel(given, keys)
+        if self.z is not None:
+            answer = self._surprising(given)
+        else:
+            with in_name_of("admit", queries="given"):
+                answer = self._novel(given, keys)
         return arrays.like(given, answer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,6 +99,14 @@ class Gate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
+        given: Any = state
+        if not isinstance(given, dict) or "statistics" not in given:
+            raise InputError(
+                f"load_state_dict: state is {scalars.shown(given)}, should be what state_dict gave"
+            )
+        found = arrays.numbers("load_state_dict", "statistics", state["statistics"])
+        if found.shape != (3,):
+            raise ShapeError(f"load_state_dict: statistics has shape {found.shape}, should be (3,)")
         mean, variance, n_seen = (float(x) for x in state["statistics"])
         self.mean, self.variance, self.n_seen = mean, variance, int(n_seen)
 
@@ -125,7 +133,8 @@ class Gate:
         if given.ndim != 1:
             raise ShapeError(f"admit: given has shape {given.shape}, should be (n,) scores")
         if not np.isfinite(given).all():
-            raise InputError(f"admit: given[{np.isfinite(given).argmin()}] is not finite")
+            place = np.isfinite(given).argmin()
+            raise InputError(f"admit: given[{place}] is {given[place]}, should be finite")
         if self.z is None:
             raise DtypeError("admit: z is None, should be a number")
         mean, variance, n_seen = self.mean, self.variance, self.n_seen

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays, tensors
-from memcore.backends import lsh_pack
-from memcore.errors import InputError
-from memcore.ops import arguments
-from memcore.ops.lsh import check_hash, lsh_encode, lsh_planes, lsh_probes, table_planes
+from memcore import arrays, scalars, tensors
+from memcore.backends import is_triton, lsh_pack
+from memcore.errors import InputError, ShapeError, in_name_of
+from memcore.ops.lsh import PLANES, check_hash, lsh_encode, lsh_planes, lsh_probes, table_planes
 from memcore.ops.lsh_device import planes_on
 
 
@@ -60,11 +59,14 @@ class LSH:
             seed: the same seed gives the same hashes.
         """
         self.n_bits = check_hash("LSH", n_bits, kind)
-        self.n_tables = arguments.whole("LSH", "n_tables", n_tables, 1)
-        self.dim = arguments.whole("LSH", "dim", dim, 1)
+        self.n_tables = scalars.whole("LSH", "n_tables", n_tables, 1)
+        self.dim = scalars.whole("LSH", "dim", dim, 1)
         self.kind = kind
+        scalars.word("LSH", "planes", planes, PLANES)
         n_planes = self.n_tables * table_planes(self.n_bits, kind)
-        self.planes = lsh_planes(n_planes, self.dim, seed=seed, kind=planes)
+        scalars.check_memory("LSH", n_planes * self.dim, n_tables=self.n_tables, dim=self.dim)
+        drawn = lsh_planes(n_planes, self.dim, seed=scalars.seed("LSH", seed), kind=planes)
+        self.planes = drawn
         self.planes.flags.writeable = False
         self._packed = lsh_pack(self.planes) if planes == "signs" else None
         # The same for each device that vectors came from.
@@ -84,11 +86,20 @@ class LSH:
                 a device such a vector gets zeros instead).
         """
         packed = self._packed
-        if backend == "triton" or arrays.place(vectors) != "cpu":
+        if is_triton(backend) or arrays.place(vectors) != "cpu":
             packed = self._laid_out(vectors)
-        return lsh_encode(
-            vectors, self.planes, self.n_bits, kind=self.kind, packed=packed, backend=backend
-        )
+        with in_name_of("encode"):
+            self._check_dim("encode", vectors)
+            return lsh_encode(
+                vectors, self.planes, self.n_bits, kind=self.kind, packed=packed, backend=backend
+            )
+
+    def _check_dim(self, op: str, vectors: Any) -> None:
+        """Planes are ours: what does not fit them is wrong itself."""
+        shape = getattr(vectors, "shape", None)
+        shape = np.shape(arrays.vectors(op, "vectors", vectors)[0]) if shape is None else shape
+        if len(shape) not in (1, 2) or shape[-1] != self.dim:
+            raise ShapeError(f"{op}: vectors has shape {tuple(shape)}, should be (n, {self.dim})")
 
     def _laid_out(self, vectors: Any) -> Any:
         place = arrays.place(vectors)
@@ -107,11 +118,13 @@ class LSH:
         are where the vectors lie.
         """
         planes = self.planes
-        if backend == "triton" or arrays.place(vectors) != "cpu":
+        self._check_dim("probes", vectors)
+        if is_triton(backend) or arrays.place(vectors) != "cpu":
             planes = self._laid_out(vectors).given
-        return lsh_probes(
-            vectors, planes, self.n_bits, kind=self.kind, n_probes=n_probes, backend=backend
-        )
+        with in_name_of("probes"):
+            return lsh_probes(
+                vectors, planes, self.n_bits, kind=self.kind, n_probes=n_probes, backend=backend
+            )
 
     def collision(self, cosine: Any, min_hits: int = 1) -> Any:
         """The probability that two vectors share the code of at least min_hits tables.
@@ -128,10 +141,11 @@ class LSH:
         """
         if self.kind != "sign":
             raise InputError(f"collision: kind is {self.kind!r}, should be 'sign'")
-        angle = np.arccos(np.clip(np.asarray(cosine, np.float64), -1, 1))
+        given = arrays.reals("collision", "cosine", cosine)
+        angle = np.arccos(np.clip(given.astype(np.float64), -1, 1))
         one = (1 - angle / np.pi) ** self.n_bits
         n = self.n_tables
-        fewer = range(min(arguments.whole("collision", "min_hits", min_hits, 0), n + 1))
+        fewer = range(min(scalars.whole("collision", "min_hits", min_hits, 0), n + 1))
         return 1 - sum(math.comb(n, i) * one**i * (1 - one) ** (n - i) for i in fewer)
 
     def __repr__(self) -> str:

@@ -1,11 +1,12 @@
 """OuterMemory: a matrix that keys are written into and read from, by outer products."""
 
+import math
 from typing import Any
 
 import numpy as np
 
-from memcore import arrays, slots
-from memcore.errors import InputError, ShapeError
+from memcore import arrays, scalars, slots
+from memcore.errors import DtypeError, InputError, ShapeError
 
 RULES = ("hebb", "delta", "gated")
 
@@ -59,18 +60,26 @@ class OuterMemory:
         decay: float = 1.0,
         like: Any = None,
     ) -> None:
-        if rule not in RULES:
-            raise InputError(f"OuterMemory: rule is {rule!r}, should be one of {', '.join(RULES)}")
-        if min(dim, value_dim, *lead) < 1:
-            raise InputError(f"OuterMemory: sizes are {(*lead, dim, value_dim)}, should be above 0")
-        if not 0 <= decay <= 1:
-            raise InputError(f"OuterMemory: decay is {decay}, should be from 0 to 1")
+        scalars.word("OuterMemory", "rule", rule, RULES)
+        dim = scalars.whole("OuterMemory", "dim", dim, 1)
+        value_dim = scalars.whole("OuterMemory", "value_dim", value_dim, 1)
+        if not isinstance(lead, (tuple, list)):
+            raise DtypeError(f"OuterMemory: lead is {scalars.shown(lead)}, should be a tuple")
+        lead = tuple(scalars.whole("OuterMemory", "lead", n, 1) for n in lead)
+        n_bytes = 4 * math.prod((*lead, dim, value_dim))
+        sizes = {"lead": math.prod(lead), "dim": dim, "value_dim": value_dim}
+        scalars.check_memory("OuterMemory", n_bytes, **sizes)
+        decay = scalars.number("OuterMemory", "decay", decay, 0, 1)
         if rule == "gated" and decay != 1:
             raise InputError(f"OuterMemory: decay is {decay}, should be 1 where the rule is gated")
         self.rule, self.decay = rule, float(decay)
         shape = (*lead, dim, value_dim)
         self.state: Any = np.zeros(shape, np.float32)
         if like is not None:
+            if not slots.is_tensor(like) and not isinstance(like, np.ndarray):
+                raise DtypeError(
+                    f"OuterMemory: like is {scalars.shown(like)}, should be an array or a tensor"
+                )
             is_tensor = slots.is_tensor(like)
             self.state = like.new_zeros(shape) if is_tensor else np.zeros(shape, like.dtype)
 

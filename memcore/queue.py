@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, slots
+from memcore import arrays, scalars, slots
 from memcore.errors import DtypeError, InputError, NotFoundError, ShapeError
 from memcore.ops import queue as ops
 
@@ -61,16 +61,17 @@ class Queue:
         n_groups: int | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
-        self.capacity = _count("Queue", "capacity", capacity, 1)
-        self.n_groups = None if n_groups is None else _count("Queue", "n_groups", n_groups, 1)
-        if evict not in POLICIES:
-            raise InputError(f"Queue: evict is {evict!r}, should be one of {', '.join(POLICIES)}")
-        self.evict = evict
+        self.capacity = scalars.whole("Queue", "capacity", capacity, 1)
+        self.n_groups = n_groups
+        if n_groups is not None:
+            self.n_groups = scalars.whole("Queue", "n_groups", n_groups, 1)
+        self.evict = scalars.word("Queue", "evict", evict, POLICIES)
         self._seed = slots.seed_of(seed)
         self._arrays: dict[str, Any] = {}
         self._next_id = self._n_draws = 0
         self._order: Ints | None = None
-        n_slots = (n_groups or 1) * self.capacity
+        n_slots = (self.n_groups or 1) * self.capacity
+        scalars.check_memory("Queue", 16 * n_slots, capacity=self.capacity, n_groups=n_groups or 1)
         self._n_added = np.zeros(n_groups or 1, np.int64)
         self._ids = np.full(n_slots, -1)
         self._scores = np.zeros(n_slots)
@@ -249,9 +250,9 @@ class Queue:
 
         Cost: a pass over the ids and scores of the groups, none over rows.
         """
-        n = _count("sample", "n", n, 0)
-        if by not in WAYS:
-            raise InputError(f"sample: by is {by!r}, should be one of {', '.join(WAYS)}")
+        n = scalars.whole("sample", "n", n, 0)
+        scalars.word("sample", "by", by, WAYS)
+        scalars.check_memory("sample", 8 * n, n=n)
         n_all = len(self._n_added)
         asked = np.arange(n_all) if groups is None else _ints("sample", "groups", groups)
         if groups is not None:
@@ -327,6 +328,10 @@ class Queue:
             InputError, ShapeError: the state is of another queue; nothing was changed.
         """
         names = ("evict", "seed", "counters", "n_added", "ids", "scores")
+        given: Any = state
+        if not isinstance(given, dict):
+            shown = scalars.shown(given)
+            raise DtypeError(f"load_state_dict: state is {shown}, should be what state_dict gave")
         missing = [name for name in names if name not in state]
         if missing or str(state["evict"]) != self.evict:
             found = "no " + missing[0] if missing else f"evict {state['evict']}"
@@ -381,9 +386,9 @@ class Queue:
     def _array(self, op: str, name: str | None) -> Any:
         if name is None and len(self._arrays) == 1:
             return next(iter(self._arrays.values()))
-        if name not in self._arrays:
+        if not isinstance(name, str) or name not in self._arrays:
             known = ", ".join(self._arrays) or "added first"
-            raise InputError(f"{op}: name is {name!r}, should be {known}")
+            raise InputError(f"{op}: name is {scalars.shown(name)}, should be {known}")
         return self._arrays[name]
 
     def _check_rows(self, op: str, name: str, array: Any, n: int) -> None:
@@ -402,7 +407,7 @@ class Queue:
     def _groups(self, op: str, groups: Any, n: int) -> Ints:
         if (groups is None) != (self.n_groups is None):
             wanted = "None" if self.n_groups is None else f"({n},) ints"
-            raise InputError(f"{op}: groups is {groups!r}, should be {wanted}")
+            raise InputError(f"{op}: groups is {scalars.shown(groups)}, should be {wanted}")
         if groups is None or self.n_groups is None:
             return np.zeros(n, np.int64)
         asked = _ints(op, "groups", groups)
@@ -414,14 +419,6 @@ class Queue:
                 f"{op}: groups[{wrong[0]}] is {asked[wrong[0]]}, should be 0 to {self.n_groups - 1}"
             )
         return asked
-
-
-def _count(op: str, name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"{op}: {name} is {value!r}, should be an int")
-    if value < least:
-        raise InputError(f"{op}: {name} is {value}, should be at least {least}")
-    return int(value)
 
 
 def _ints(op: str, name: str, array: Any) -> Ints:

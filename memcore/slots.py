@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, scalars
 from memcore.errors import DtypeError, ShapeError
 
 Ints = NDArray[np.int64]
@@ -30,7 +30,9 @@ def seed_of(seed: int | np.random.Generator) -> int:
     if isinstance(seed, np.random.Generator):
         return int(seed.integers(1 << 64, dtype=np.uint64))
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise DtypeError(f"Queue: seed is {seed!r}, should be an int or a NumPy Generator")
+        raise DtypeError(
+            f"Queue: seed is {scalars.shown(seed)}, should be an int or a NumPy Generator"
+        )
     return mixed(0, int(seed))
 
 

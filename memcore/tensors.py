@@ -6,10 +6,11 @@ would have to be read back to be checked is not checked, and the kernels leave i
 """
 
 import importlib
+import re
 import sys
 from typing import Any
 
-from memcore import arrays
+from memcore import arrays, scalars
 from memcore.errors import BackendError, DtypeError, ShapeError
 
 
@@ -46,13 +47,16 @@ def device_of(op: str, *given: tuple[str, Any]) -> Any:
     return first
 
 
-def place_for(op: str, device: str) -> Any:
+def place_for(op: str, device: Any) -> Any:
     """The torch device of a name, if kernels run there.
 
     Raises:
         BackendError: torch or Triton is not installed, or there is no such GPU.
     """
-    torch = library(op)
+    if not re.fullmatch("cuda(:[0-9]+)?", str(device)):
+        given = scalars.shown(device)
+        raise BackendError(f"{op}: device is {given}, should be 'cpu' or 'cuda'")
+    torch, device = library(op), str(device)
     try:
         triton: Any = importlib.import_module("triton")
     except ImportError:
@@ -160,7 +164,7 @@ def words(op: str, name: str, array: Any) -> Any:
     torch = library(op)
     tensor = _seen(op, name, array)
     in_bytes = tensor.dtype is torch.uint8 and tensor.ndim and tensor.shape[-1] % 8 == 0
-    if not in_bytes and tensor.dtype not in (torch.uint64, torch.int64):
+    if not tensor.ndim or (not in_bytes and tensor.dtype not in (torch.uint64, torch.int64)):
         raise DtypeError(
             f"{op}: {name} has dtype {tensor.dtype} and shape {tuple(tensor.shape)}, "
             "should be uint64 words, or uint8 in multiples of 8"

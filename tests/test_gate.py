@@ -152,7 +152,7 @@ def test_while_it_warms_up_nothing_is_admitted():
     ("given", "error", "sentence"),
     [
         (([[1.0]],), ShapeError, "given has shape"),
-        (([1.0, np.nan],), InputError, r"given\[1\] is not finite"),
+        (([1.0, np.nan],), InputError, r"given\[1\] is nan, should be finite"),
         ((["a"],), DtypeError, "given has dtype"),
         (([1.0], [[1.0]]), InputError, "keys is list, should be None"),
     ],

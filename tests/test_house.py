@@ -28,6 +28,7 @@ BUILD += [ROOT / ".ci" / "run", ROOT / ".ci" / "sanitize"]
 # What a module may import: only what stands in an earlier row.
 LAYERS = [
     {"errors"},
+    {"scalars"},
     {"hits"},
     {"arrays"},
     {"tensors"},

@@ -197,14 +197,18 @@ def test_bad_arguments():
     for call, error, words in (
         (lambda: memcore.LSH(0), memcore.InputError, "LSH: dim is 0, should be at least 1"),
         (lambda: memcore.LSH(4, 70), memcore.InputError, "LSH: n_bits is 70, should be at most 64"),
-        (lambda: memcore.LSH(4, planes="x"), memcore.InputError, "lsh_planes: kind is 'x'"),
-        (lambda: memcore.LSH(4, 3, seed=-1), memcore.InputError, "lsh_planes: seed is -1"),
+        (lambda: memcore.LSH(4, planes="x"), memcore.InputError, "LSH: planes is 'x'"),
+        (lambda: memcore.LSH(4, 3, seed=-1), memcore.InputError, "LSH: seed is -1"),
         (
             lambda: memcore.LSH(4, 3, kind="cross_polytope").collision(0.5),
             memcore.InputError,
             "collision: kind is 'cross_polytope'",
         ),
-        (lambda: hashes.encode(np.ones(5)), memcore.ShapeError, "lsh_encode: planes has shape"),
+        (
+            lambda: hashes.encode(np.ones(5)),
+            memcore.ShapeError,
+            r"encode: vectors has shape \(5,\)",
+        ),
         (lambda: table.add([1], codes), memcore.InputError, "add: codes has 8, should be below 8"),
         (
             lambda: table.add([1], codes[:, :1]),

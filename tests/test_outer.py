@@ -163,7 +163,7 @@ def test_gated_has_rates_only():
     [
         ({"rule": "oja"}, "rule is 'oja'"),
         ({"decay": 1.5}, "decay is 1.5"),
-        ({"lead": (0,)}, "sizes are"),
+        ({"lead": (0,)}, "lead is 0, should be at least 1"),
         ({"rule": "gated", "decay": 0.5}, "decay is 0.5"),
     ],
 )

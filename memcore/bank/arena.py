@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, scalars
 from memcore.bank import gradients, reads, searches, shapes, writes
 from memcore.bank.attend import attend
 from memcore.bank.mark import Mark
@@ -331,8 +331,9 @@ class Arena:
             if hits is not None:
                 return hits
         engine = "cpu" if self._store.mirror is None else "triton"
-        if backend not in (None, engine):
-            raise BackendError(f"search: backend is {backend!r}, should be {engine!r} for a store")
+        if backend is not None and not scalars.is_word(backend, engine):
+            given = scalars.shown(backend)
+            raise BackendError(f"search: backend is {given}, should be {engine!r} for a store")
         limits = searches.Limits(candidates, scale, bias, min_score, max_score, n_probes, recall)
         library: Any = gradients if arrays.differentiates(queries) else searches
         if is_traced:
@@ -381,7 +382,8 @@ class Arena:
             Page-table entries, one for each 16 rows; no rows.
         """
         handles = shapes.handles("fork", banks)
-        forks = self._store.pages.fork(handles.reshape(-1), shapes.size("fork", n))
+        n = shapes.size("fork", n, handles.size)
+        forks = self._store.pages.fork(handles.reshape(-1), n)
         return arrays.like(banks, forks.reshape(*handles.shape, n))
 
     def snapshot(self, banks: Any) -> Mark:

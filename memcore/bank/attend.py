@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, products, tensors
+from memcore import arrays, products, scalars, tensors
 from memcore.bank import coded, device_reads, reads, searches
 from memcore.bank.gradients import moment, places, rows_of
 from memcore.bank.store import Store
-from memcore.errors import DtypeError, InputError, ShapeError, in_name_of, in_room
+from memcore.errors import InputError, ShapeError, in_name_of, in_room
 from memcore.hits import Read
-from memcore.ops import arguments
 from memcore.ops.attend import attend as attend_over
 
 Array = NDArray[Any]
@@ -69,9 +68,8 @@ def attend(
         from memcore import autograd
 
         library = autograd
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
-        raise DtypeError(f"attend: k is {k!r}, should be an int")
-    steps = arguments.whole("attend", "steps", steps, 1)
+    k = scalars.whole("attend", "k", k, 0)
+    steps = scalars.whole("attend", "steps", steps, 1)
     _check_beta(beta, is_traced)
     if is_traced:
         read = _steps(_read_there, library, store, banks, queries, k, beta, values, steps, where)
@@ -108,7 +106,8 @@ def _steps(
 def _check_beta(beta: Any, is_traced: bool) -> None:
     """Raise an error unless beta is one number above 0, as far as it lies on the host."""
     if isinstance(beta, (int, float)):
-        is_sound, shape = 0 < beta < float("inf"), ()
+        scalars.number("attend", "beta", beta, 0, is_open=True)
+        is_sound, shape = True, ()
     elif is_traced or arrays.place(beta) != "cpu":
         is_sound, shape = True, tuple(beta.shape)
     else:
@@ -117,7 +116,7 @@ def _check_beta(beta: Any, is_traced: bool) -> None:
     if math.prod(shape) != 1:
         raise ShapeError(f"attend: beta has shape {shape}, should be one number")
     if not is_sound:
-        raise InputError(f"attend: beta is {beta}, should be above 0")
+        raise InputError(f"attend: beta is {scalars.shown(beta)}, should be above 0")
 
 
 def attend_all(store: Store, bank: Any, queries: Any, beta: Any, options: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ from memcore.bank.mark import Mark
 from memcore.bank.reads import Rows
 from memcore.bank.texts import Embed
 from memcore.codebook import Codebook
-from memcore.errors import InputError
+from memcore.errors import InputError, in_name_of
 from memcore.hits import Hits
 
 _FLOAT32 = np.dtype(np.float32)
@@ -93,11 +93,12 @@ class Bank:
         self._index = index_.options("Bank", index)
         placed = None if self._is_open and codebook is None else self._index
         self._device: dict[str, Any] = {"device": device, "device_bytes": device_bytes}
-        self._on = str(device_.place(device, device_bytes) or "cpu")
+        with in_name_of("Bank"):
+            self._on = str(device_.place(device, device_bytes) or "cpu")
         there = {} if dim is None else self._device
-        arena = Arena(
-            dim, metric=metric, dtype=dtype, fields=fields, codebook=codebook, index=placed, **there
-        )
+        options: dict[str, Any] = {"metric": metric, "dtype": dtype, "fields": fields}
+        with in_name_of("Bank"):
+            arena = Arena(dim, codebook=codebook, index=placed, **options, **there)
         self._adopt(arena, arena.new(1))
         self._opening: tuple[Arena, Ints] | None = self._place
 
@@ -469,7 +470,7 @@ class Bank:
             shape = arrays.vectors("add", "vectors", arrays.near(vectors))[0].shape
             dim = shape[-1] if shape else None
         if fields is None:
-            fields = infer("add", given["fields"] or {})
+            fields = {} if given["fields"] is None else infer("add", given["fields"])
         options = {"codebook": self.codebook, "index": self._index, **self._device}
         arena = Arena(dim, metric=self.metric, dtype=self.dtype, fields=fields, **options)
         handle = arena.new(1)

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import _core, tensors
+from memcore import _core, scalars, tensors
 from memcore.bank import device_search
 from memcore.bank.mirror import Mirror
 from memcore.codebook import CodePages
 from memcore.errors import BackendError, InputError, ShapeError, in_name_of, in_room
-from memcore.ops import arguments
 
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
@@ -43,7 +42,7 @@ def place(device: Any, budget: Any) -> Any:
     if not re.fullmatch("cuda(:[0-9]+)?", device):
         raise BackendError(f"Arena: device is {device!r}, should be 'cpu' or 'cuda'")
     if budget is not None:
-        arguments.whole("Arena", "device_bytes", budget, 0)
+        scalars.whole("Arena", "device_bytes", budget, 0)
     return tensors.place_for("Arena", device)
 
 

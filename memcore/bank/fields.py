@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from memcore import scalars
 from memcore.bank.payloads import Table
 from memcore.errors import DtypeError, InputError, ShapeError
 
@@ -56,7 +57,7 @@ class Schema:
 
     def __init__(self, op: str, kinds: Mapping[Any, Any] | None) -> None:
         if kinds is not None and not isinstance(kinds, Mapping):
-            raise DtypeError(f"{op}: fields is a {type(kinds).__name__}, should be a dict")
+            raise DtypeError(f"{op}: fields is {scalars.shown(kinds)}, should be a dict")
         self.fields: dict[str, Field] = {}
         for column, (name, kind) in enumerate((kinds or {}).items()):
             if not isinstance(name, str) or name in RESERVED:
@@ -92,6 +93,8 @@ class Schema:
 
 def infer(op: str, values: Mapping[str, Any]) -> dict[str, str]:
     """The kind of each field, from the values of a first add."""
+    if not isinstance(values, Mapping):
+        raise DtypeError(f"{op}: fields is {scalars.shown(values)}, should be a dict")
     return {name: _kind_of(op, name, column) for name, column in values.items()}
 
 
@@ -146,11 +149,7 @@ def flatten(op: str, name: str, values: Any, shape: tuple[int, ...]) -> list[Any
     rows = [values]
     for n in shape:
         for row in rows:
-            if (
-                isinstance(row, (str, bytes, Mapping, Set))
-                or not hasattr(row, "__len__")
-                or len(row) != n
-            ):
+            if not _is_listed(row) or len(row) != n:
                 raise ShapeError(
                     f"{op}: {name} has {_extent(row)}, should have {n}: one value for each row"
                 )
@@ -197,11 +196,19 @@ def _kind_of(op: str, name: str, values: Any) -> str:
 
 
 def _listed(op: str, name: str, values: Any) -> Any:
-    if isinstance(values, (str, bytes, Mapping, Set)) or not hasattr(values, "__len__"):
+    if not _is_listed(values):
         raise DtypeError(
             f"{op}: {name} is {_a(values)}, should be a sequence of one value for each row"
         )
     return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _is_listed(values: Any) -> bool:
+    """Whether these are values one after the other; arrays without axes have no length."""
+    if isinstance(values, (str, bytes, Mapping, Set, type)) or not hasattr(values, "__len__"):
+        return False
+    shape = getattr(values, "shape", None)
+    return shape is None or len(shape) > 0
 
 
 def _from_array(op: str, name: str, kind: str, values: Any, shape: tuple[int, ...]) -> Ints:

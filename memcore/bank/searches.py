@@ -16,6 +16,7 @@ from memcore.bank.where import Program, compile_all
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError, in_room
 from memcore.hits import Hits
 from memcore.ops import arguments
+from memcore.ops.device import outputs
 
 Ints = NDArray[np.int64]
 
@@ -82,9 +83,7 @@ def _search_there(
     bias = weight(store, "bias", limits.bias)
     low, high = _bounds(limits)
     effort = index_.effort("search", store.index, limits.n_probes, limits.recall, shape)
-    torch = tensors.library("search")
-    scores = torch.empty((len(asked), width), dtype=torch.float32, device=mirror.device)
-    ids = torch.empty_like(scores, dtype=torch.int64)
+    scores, ids = outputs("search", len(asked), width, mirror.device)
     rest = (candidates, scale, bias, low, high, None, scores, ids, *effort)
     _run(store, flat, asked, each, where, shape, rest)
     shape = (*shape, width)
@@ -200,8 +199,9 @@ def _run(
 
 
 def _widths(k: Any, shape: tuple[int, ...], n_queries: int) -> tuple[Any, int]:
-    if np.ndim(k) > 1 and np.shape(k) == shape:
-        k = arrays.ints("search", "k", k).reshape(-1)
+    if len(shape) > 1 and not isinstance(k, (int, float)):
+        each = arrays.ints("search", "k", k)
+        k = each.reshape(-1) if each.shape == shape else each
     return arguments.widths("search", k, n_queries)
 
 

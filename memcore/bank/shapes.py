@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
-from memcore.errors import DtypeError, InputError, ShapeError
+from memcore import arrays, scalars
+from memcore.errors import InputError, ShapeError
 
 Ints = NDArray[np.int64]
 Shape = tuple[int, ...]
+
+# What an empty bank takes.
+_BANK_BYTES = 96
 
 
 def handles(op: str, banks: Any) -> Ints:
@@ -72,20 +75,17 @@ def candidates(op: str, name: str, given: Any, shape: Shape) -> Ints:
     return named.reshape(math.prod(shape), named.shape[-1])
 
 
-def size(op: str, n: Any) -> int:
-    """A number of banks."""
-    if isinstance(n, (bool, np.bool_)) or not isinstance(n, (int, np.integer)):
-        raise DtypeError(f"{op}: n is {n!r}, should be an int")
-    if n < 0:
-        raise InputError(f"{op}: n is {n}, should be at least 0")
-    return int(n)
+def size(op: str, n: Any, n_parents: int = 1) -> int:
+    """A number of banks, for each parent."""
+    found: int = scalars.whole(op, "n", n, 0)
+    scalars.check_memory(op, _BANK_BYTES * found * n_parents, n=found)
+    return found
 
 
 def is_skip(op: str, missing: Any) -> bool:
     """Whether ids that are not there are left out."""
-    if missing not in ("raise", "skip"):
-        raise InputError(f"{op}: missing is {missing!r}, should be 'raise' or 'skip'")
-    return bool(missing == "skip")
+    word: str = scalars.word(op, "missing", missing, ("raise", "skip"))
+    return word == "skip"
 
 
 def _plain(array: Ints) -> Ints:

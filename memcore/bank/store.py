@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, scalars
 from memcore import index as index_
 from memcore.bank import coded, shapes
 from memcore.bank import device as device_
@@ -64,15 +64,9 @@ class Store:
     ) -> None:
         """Make a store without banks; the arguments are those of `Arena`."""
         place = device_.place(device, device_bytes)
-        if dim is not None and (isinstance(dim, bool) or not isinstance(dim, (int, np.integer))):
-            raise DtypeError(f"Arena: dim is {dim!r}, should be an int, or None")
-        if dim is not None and dim < 1:
-            raise InputError(f"Arena: dim is {dim}, should be at least 1")
-        if metric not in METRICS:
-            raise InputError(f"Arena: metric is {metric!r}, should be one of {', '.join(METRICS)}")
-        if dtype not in [*_STORED]:
-            raise InputError(f"Arena: dtype is {dtype!r}, should be one of {', '.join(_STORED)}")
-        self.dim = None if dim is None else int(dim)
+        self.dim = None if dim is None else scalars.whole("Arena", "dim", dim, 1)
+        scalars.word("Arena", "metric", metric, METRICS)
+        scalars.word("Arena", "dtype", dtype, [*_STORED])
         self.metric = metric
         self.dtype = dtype
         self.schema = Schema("Arena", fields)
@@ -160,11 +154,11 @@ class Store:
         self, op: str, fields: Mapping[str, Any] | None, payloads: Any, shape: tuple[int, ...]
     ) -> list[Ints | list[Any] | None] | None:
         """The cells of each column, as numbers or as objects; None if nothing is given."""
+        if fields is not None and not isinstance(fields, Mapping):
+            raise DtypeError(f"{op}: fields is {scalars.shown(fields)}, should be a dict")
         if not fields and payloads is None:
             return None
         given: list[Ints | list[Any] | None] = list(self.no_cells)
-        if fields is not None and not isinstance(fields, Mapping):
-            raise DtypeError(f"{op}: fields is a {type(fields).__name__}, should be a dict")
         for name, values in (fields or {}).items():
             field = self.schema.field(op, "fields", name)
             given[field.column] = fields_.encode(op, field, values, shape)

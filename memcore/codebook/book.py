@@ -1,19 +1,17 @@
 """Codebook: vector, product and residual quantisation that learns online and does not collapse."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, slots, tensors
+from memcore import arrays, scalars, slots, tensors
 from memcore.codebook import step_device
 from memcore.codebook.reader import Reader
-from memcore.codebook.rules import Rules, check_int, threshold_of
+from memcore.codebook.rules import Rules, threshold_of
 from memcore.codebook.step import Alone, Exchange, State, assign_level, columns, learn, room
-from memcore.errors import DtypeError, InputError, ShapeError
+from memcore.errors import DtypeError, InputError, ShapeError, in_name_of
 from memcore.hits import Hits
 from memcore.ops import codebook as ops
 from memcore.ops.kmeans import kmeans
@@ -109,7 +107,9 @@ class Codebook:
         """
         sizes = {"n_codes": n_codes, "dim": dim, "n_subspaces": n_subspaces, "n_levels": n_levels}
         for name, value in sizes.items():
-            check_int(name, value, 1)
+            scalars.whole("Codebook", name, value, 1)
+        n_bytes = 4 * n_codes * dim * n_levels
+        scalars.check_memory("Codebook", n_bytes, n_codes=n_codes, dim=dim, n_levels=n_levels)
         if dim % n_subspaces:
             raise InputError(f"Codebook: n_subspaces is {n_subspaces}, should divide dim, {dim}")
         if n_codes > 1 << 31:
@@ -118,9 +118,9 @@ class Codebook:
         self.rules = Rules(learn, decay, smoothing, rate, reset, threshold, reset_quota)
         self.n_codes, self.dim = int(n_codes), int(dim)
         self.n_subspaces, self.n_levels = int(n_subspaces), int(n_levels)
-        place = None if device == "cpu" else tensors.place_for("Codebook", device)
+        place = _place("Codebook", device)
         self.reader = Reader(self.dim, self.n_parts, self.n_codes, self.n_levels > 1, place)
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(scalars.seed("Codebook", seed))
         parts = (self.n_levels, self.n_subspaces, self.n_codes)
         words = np.zeros((*parts, self.dim // self.n_subspaces), np.float32)
         state = State(words, words, np.zeros(parts), np.zeros(self.n_levels, np.int64))
@@ -188,7 +188,8 @@ class Codebook:
         rows = self.reader.rows("fit", vectors)
         if not len(rows):
             raise InputError("fit: vectors has no rows, should have at least 1")
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(scalars.seed("fit", seed))
+        scalars.whole("fit", "n_iterations", n_iterations, 0)
         n_most = _FIT_ROWS_PER_CODE * self.n_codes
         if len(rows) > n_most:
             rows = rows[np.sort(rng.choice(len(rows), n_most, replace=False))]
@@ -196,7 +197,7 @@ class Codebook:
         rows = tensors.host(rows) if self.place is None else rows
         state = self.state
         words, sums, usage = (slots.copy(each) for each in (state.sums, state.sums, state.usage))
-        with _named("fit"):
+        with in_name_of("fit", rows="vectors"):
             for level in range(self.n_levels):
                 codes = room(rows, self.n_subspaces)
                 for s in range(self.n_subspaces):
@@ -272,14 +273,13 @@ class Codebook:
         if self.place is not None:
             asked, backend = self.reader.rows("search", queries), "triton"
         named, words = self.reader.compact("search", codes), self.state.codewords
+        scalars.word("search", "metric", metric, ("dot", "l2"))
         is_shared = metric == "l2" and self.n_levels > 1
         squares = ops.code_squares(named, words) if is_shared else None
-        try:
+        with in_name_of("search"):
             scores, ids = ops.search_codes(
                 asked, named, words, k, metric=metric, squares=squares, backend=backend
             )
-        except (InputError, ShapeError, DtypeError) as error:
-            raise type(error)(str(error).replace("search_codes:", "search:")) from None
         if self.place is None:
             return Hits(scores, ids)
         return Hits(self.reader.like(queries, scores), self.reader.like(queries, ids))
@@ -290,17 +290,25 @@ class Codebook:
 
     def unpack(self, packed: Any, n: int) -> Ints:
         """The codes (n, n_parts) of a stream that `pack` made."""
-        return ops.unpack_codes(packed, n * self.n_parts, self.n_bits).reshape(n, self.n_parts)
+        n = scalars.whole("unpack", "n", n, 0)
+        with in_name_of("unpack"):
+            codes = ops.unpack_codes(packed, n * self.n_parts, self.n_bits)
+        return codes.reshape(n, self.n_parts)
 
     def counts(self, codes: Any) -> Any:
         """How many rows have each code: (n_levels, n_subspaces, n_codes) int64.
 
         Codes on the device of a book are counted there.
         """
+        return self._counted("counts", codes)
+
+    def _counted(self, op: str, codes: Any) -> Any:
         shape = (self.n_levels, self.n_subspaces, self.n_codes)
         if self.place is not None and tensors.lies_on(self.place, codes):
-            return step_device.counts(tensors.ints("counts", "codes", codes), shape)
-        named = self.reader.codes("counts", codes)
+            return step_device.counts(
+                self.reader.shaped(op, tensors.ints(op, "codes", codes)), shape
+            )
+        named = self.reader.codes(op, codes)
         each = [np.bincount(part, minlength=self.n_codes) for part in named.T]
         return np.reshape(each, shape)
 
@@ -314,7 +322,7 @@ class Codebook:
             NumPy's, or a tensor on the device of the book (and the codes), where logarithms are the
             device's.
         """
-        weights = self.state.usage if codes is None else self.counts(codes)
+        weights = self.state.usage if codes is None else self._counted("perplexity", codes)
         if not isinstance(weights, np.ndarray):
             return step_device.perplexity(weights.double())
         weights = weights.astype(np.float64)
@@ -340,13 +348,17 @@ class Codebook:
             BackendError: no such device, or no torch or Triton for it.
         """
         book = self.copy()
-        place = None if device == "cpu" else tensors.place_for("to", device)
+        place = _place("to", device)
         book.reader = replace(self.reader, place=place)
         book.state = step_device.moved(self.state, place)
         return book
 
     def adopt(self, codewords: Any) -> None:
         """Take codewords that somebody else moves, of the shape of ours; they are copied."""
+        shape, own = tuple(getattr(codewords, "shape", ())), tuple(self.codewords.shape)
+        if not isinstance(codewords, type(self.codewords)) or shape != own:
+            given = scalars.shown(codewords)
+            raise ShapeError(f"adopt: codewords is {given}, should be like ours, of shape {own}")
         self.state = replace(self.state, codewords=slots.copy(codewords))
 
     def start_from(self, codewords: Any, usage: float = 1.0) -> None:
@@ -360,17 +372,17 @@ class Codebook:
             ShapeError, DtypeError: another shape, or no numbers.
             InputError: a codeword or a usage that is not finite, or a usage that is not above 0.
         """
-        words = arrays.floats("start_from", "codewords", tensors.host(codewords)).copy()
+        words = arrays.floats("start_from", "codewords", arrays.near(codewords)).copy()
         if words.shape != self.codewords.shape:
             raise ShapeError(
-                f"start_from: codewords has shape {words.shape}, should be {self.codewords.shape}"
+                f"start_from: codewords has shape {words.shape}, "
+                f"should be {tuple(self.codewords.shape)}"
             )
         if not np.isfinite(words).all():
             raise InputError("start_from: codewords is not finite, should be")
-        if not 0 < usage < np.inf:
-            raise InputError(f"start_from: usage is {usage}, should be above 0")
+        usage = scalars.number("start_from", "usage", usage, 0, is_open=True)
         full = np.full(self.n_levels, self.n_codes)
-        counts = np.full(words.shape[:3], float(usage))
+        counts = np.full(words.shape[:3], usage)
         sums = words * np.float32(usage)
         state = State(words, sums, counts, full, self.state.version + 1)
         self.state = step_device.moved(state, self.place)
@@ -378,11 +390,15 @@ class Codebook:
     def learned(self, op: str, vectors: Any, exchange: Exchange | None) -> tuple[Any, Any, State]:
         """What `update` would learn: the codes, the codewords that they are of, the next state."""
         state, rows = self.state, self.reader.rows(op, vectors)
+        ranks: Any = Alone() if exchange is None else exchange
+        if not isinstance(ranks, Exchange):
+            given = scalars.shown(ranks)
+            raise DtypeError(f"{op}: exchange is {given}, should be None or an Exchange")
         if not len(rows) and exchange is None:
             return room(rows, self.n_parts), state.codewords, state
         run = learn if self.place is None else step_device.learn
-        with _named(op):
-            return run(state, self.rules, rows, self._rng, exchange or Alone())
+        with in_name_of(op, rows="vectors"):
+            return run(state, self.rules, rows, self._rng, ranks)
 
     def codes(self, op: str, rows: Any) -> Any:
         """As `quantize`, for rows (n, dim) of an engine's dtype; errors name op."""
@@ -393,7 +409,7 @@ class Codebook:
         if not isinstance(rows, np.ndarray):
             words = tensors.floats_on(op, "codewords", state.codewords, rows.device)
             state = replace(state, codewords=words)
-        with _named(op):
+        with in_name_of(op, rows="vectors"):
             for level in range(self.n_levels):
                 of_level = codes[:, level * self.n_subspaces : (level + 1) * self.n_subspaces]
                 of_level[:], _ = assign_level(state, rows, level)
@@ -404,10 +420,6 @@ class Codebook:
         return codes
 
 
-@contextmanager
-def _named(op: str) -> Iterator[None]:
-    """Errors of `assign`, in the words of a book's verb."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).replace("assign: rows", f"{op}: vectors")) from None
+def _place(op: str, device: Any) -> Any:
+    """The torch device of a name, None for the host."""
+    return None if scalars.is_word(device, "cpu") else tensors.place_for(op, device)

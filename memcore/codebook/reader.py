@@ -52,11 +52,16 @@ class Reader:
 
     def codes(self, op: str, codes: Any) -> Ints:
         """Codes (n, n_parts) on the host, each one of the book's; errors name op."""
-        named = arrays.ints(op, "codes", codes)
-        if named.ndim != 2 or named.shape[1] != self.n_parts:
-            raise ShapeError(f"{op}: codes has shape {named.shape}, should be (n, {self.n_parts})")
+        named: Ints = self.shaped(op, arrays.ints(op, "codes", codes))
         ops.check_codes(op, named, self.n_codes)
         return named
+
+    def shaped(self, op: str, codes: Any) -> Any:
+        """Codes on either side, if they are (n, n_parts)."""
+        shape = tuple(codes.shape)
+        if len(shape) != 2 or shape[1] != self.n_parts:
+            raise ShapeError(f"{op}: codes has shape {shape}, should be (n, {self.n_parts})")
+        return codes
 
     def codes_there(self, op: str, codes: Any) -> Any:
         """Codes where the book lies: those of the host checked, those of a device as they are."""

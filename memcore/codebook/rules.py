@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from memcore.errors import DtypeError, InputError
+from memcore import scalars
 
 _THRESHOLDS = {"worst": 0.1, "mbc": 1e-4}
 
@@ -27,30 +25,16 @@ class Rules:
     reset_quota: int
 
     def __post_init__(self) -> None:
-        if self.learn not in ("ema", "gradient"):
-            raise InputError(f"Codebook: learn is {self.learn!r}, should be 'ema' or 'gradient'")
-        if self.reset is not None and self.reset not in _THRESHOLDS:
-            raise InputError(f"Codebook: reset is {self.reset!r}, should be 'worst', 'mbc' or None")
-        check_int("reset_quota", self.reset_quota, 0)
-        for name, number in {"decay": self.decay, "rate": self.rate}.items():
-            if not 0 <= number <= 1:
-                raise InputError(f"Codebook: {name} is {number}, should be from 0 to 1")
-        if not 0 < self.smoothing < np.inf:
-            raise InputError(f"Codebook: smoothing is {self.smoothing}, should be above 0")
-        if not 0 <= self.reset_threshold < np.inf:
-            raise InputError(
-                f"Codebook: reset_threshold is {self.reset_threshold}, should be at least 0"
-            )
+        scalars.word("Codebook", "learn", self.learn, ("ema", "gradient"))
+        if self.reset is not None:
+            scalars.word("Codebook", "reset", self.reset, [*_THRESHOLDS])
+        scalars.whole("Codebook", "reset_quota", self.reset_quota, 0)
+        scalars.number("Codebook", "decay", self.decay, 0, 1)
+        scalars.number("Codebook", "rate", self.rate, 0, 1)
+        scalars.number("Codebook", "smoothing", self.smoothing, 0, is_open=True)
+        scalars.number("Codebook", "reset_threshold", self.reset_threshold, 0)
 
 
-def threshold_of(reset: str | None) -> float:
+def threshold_of(reset: Any) -> float:
     """The reset_threshold that a reset has by itself."""
-    return _THRESHOLDS.get(reset or "", 0.0)
-
-
-def check_int(name: str, value: Any, least: int) -> None:
-    """Refuse an option that is no int, or below its least."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"Codebook: {name} is {value!r}, should be an int")
-    if value < least:
-        raise InputError(f"Codebook: {name} is {value}, should be at least {least}")
+    return _THRESHOLDS.get(reset, 0.0) if isinstance(reset, str) else 0.0

@@ -1,7 +1,7 @@
 """What a codebook knows, and what a batch of rows teaches it."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
+@runtime_checkable
 class Exchange(Protocol):
     """How ranks that train one book together put their batches together.
 

@@ -6,8 +6,6 @@ conditions, forks and snapshots are what they are without one.
 
 from typing import Any
 
-import numpy as np
-
 from memcore import _core, arrays
 from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.index.ivf import IVF
@@ -89,9 +87,9 @@ def effort(
         is_bad = values < 1
         range_ = "at least 1"
     else:
-        values = np.asarray(recall)
-        if values.dtype.kind not in "fiu":
-            raise DtypeError(f"{op}: recall is {recall!r:.40}, should be a number")
+        values = arrays.reals(op, "recall", recall)
+        if isinstance(recall, bool):
+            raise DtypeError(f"{op}: recall is {recall}, should be a number")
         is_bad = ~((values > 0) & (values <= 1))
         range_ = "above 0 and at most 1"
     name = "recall" if n_probes is None else "n_probes"

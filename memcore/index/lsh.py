@@ -306,7 +306,7 @@ class LshPages:
             try:
                 codes = self._lsh.encode(rows)
             except InputError as error:
-                raise InputError(str(error).replace("lsh_encode", op, 1)) from None
+                raise InputError(str(error).replace("encode", op, 1)) from None
         if len(handles) not in (1, n):
             return None
         for chains, rows in self._of(handles, n):

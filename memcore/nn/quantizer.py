@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from memcore import tensors
+from memcore import scalars, tensors
 from memcore.codebook import Codebook, Exchange
 from memcore.codebook.step import State
 from memcore.codebook.step_device import moved
-from memcore.errors import BackendError, DtypeError, InputError, ShapeError
+from memcore.errors import BackendError, DtypeError, ShapeError, in_name_of
 from memcore.nn.exchange import Ranks
 from memcore.ops.codebook import decode
 
@@ -76,10 +76,9 @@ class VectorQuantizer(torch.nn.Module):
                 book lies on its device, and goes along with `to`.
         """
         super().__init__()
-        if not 0 <= commitment < float("inf"):
-            raise InputError(f"VectorQuantizer: commitment is {commitment}, should be at least 0")
-        self.book = Codebook(n_codes, dim, n_subspaces, n_levels, **options)
-        self.commitment = commitment
+        self.commitment = scalars.number("VectorQuantizer", "commitment", commitment, 0)
+        with in_name_of("VectorQuantizer"):
+            self.book = Codebook(n_codes, dim, n_subspaces, n_levels, **options)
         self._group = process_group
         self.codewords: torch.nn.Parameter | None = None
         if self.book.rules.learn == "gradient":

@@ -3,13 +3,12 @@
 Every function takes the op's verb for its errors and gives back what the engines read.
 """
 
-import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays
+from memcore import arrays, scalars
 from memcore.errors import DtypeError, InputError, ShapeError
 
 _FLOAT32 = np.dtype(np.float32)
@@ -17,6 +16,8 @@ _INT64 = np.dtype(np.int64)
 
 # Results up to this size are allocated without a look at the memory of the machine.
 _FEW_HITS = 1 << 26
+
+HIT_BYTES = _FLOAT32.itemsize + _INT64.itemsize
 
 # Called twice by every op: the attribute look-up shows.
 _empty = np.empty
@@ -42,7 +43,7 @@ def widths(op: str, k: Any, n_queries: int) -> tuple[Any, int]:
 def outputs(op: str, n_queries: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Room for scores and ids, (n_queries, width)."""
     if (n_queries or 1) * width > _FEW_HITS:
-        _check_memory(op, (n_queries or 1) * width, width)
+        scalars.check_memory(op, HIT_BYTES * (n_queries or 1) * width, k=width)
     return _empty((n_queries, width), _FLOAT32), _empty((n_queries, width), _INT64)
 
 
@@ -83,10 +84,13 @@ def weights(op: str, name: str, values: Any, n_keys: int) -> NDArray[np.float32]
 def bound(op: str, name: str, value: Any) -> float:
     """A bound on the final score, rounded to float32 as the scores are."""
     try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = value if isinstance(value, float) else value.__float__()
         with np.errstate(over="ignore"):
-            rounded = float(np.float32(value))
-    except (TypeError, ValueError):
-        raise DtypeError(f"{op}: {name} is {value!r}, should be a number") from None
+            rounded = float(np.float32(number))
+    except Exception:
+        raise DtypeError(f"{op}: {name} is {scalars.shown(value)}, should be a number") from None
     if rounded != rounded:
         raise InputError(f"{op}: {name} is NaN, should be a number")
     return rounded
@@ -98,15 +102,6 @@ def farthest(op: str, min_score: Any, n_bits: int) -> int:
         return n_bits
     # Scores are whole numbers, so the bound may be rounded.
     return int(np.floor(np.clip(-bound(op, "min_score", min_score), -1, n_bits)))
-
-
-def whole(op: str, name: str, value: Any, least: int) -> int:
-    """An int of at least `least`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"{op}: {name} is {value!r}, should be an int")
-    if value < least:
-        raise InputError(f"{op}: {name} is {value}, should be at least {least}")
-    return int(value)
 
 
 def check_banks(op: str, store: Any, banks: Any) -> None:
@@ -154,10 +149,3 @@ def segmentation(
 def _plain(array: NDArray[Any]) -> NDArray[Any]:
     """The array itself if it is contiguous and aligned, which engines ask of small arguments."""
     return np.require(array, requirements=["C", "A"])
-
-
-def _check_memory(op: str, n_hits: int, width: int) -> None:
-    # The system may promise more than it has, and kill the process when that is written to.
-    size = n_hits * (_FLOAT32.itemsize + _INT64.itemsize)
-    if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        raise MemoryError(f"{op}: k is {width}, its result of {size >> 30} GiB passes the memory")

@@ -7,10 +7,11 @@ the same functions, so that there is one way through this file.
 from collections.abc import Sequence
 from typing import Any
 
-from memcore.errors import InputError, ShapeError
+from memcore.errors import DtypeError, InputError, ShapeError
 from memcore.ops import arguments
-from memcore.ops.attend_plan import Plan, count
+from memcore.ops.attend_plan import Plan
 from memcore.ops.batches import broadcast, library_of, like, same_real
+from memcore.scalars import shown
 
 
 def attend(
@@ -124,7 +125,7 @@ def attend(
             f"attend: {name} is given with an array of keys, should come with a Bank or an Arena"
         )
     plan = Plan(queries, keys, values, k, beta, bias, mask, ids, backend)
-    return plan.result(queries, plan.iterate(count("steps", steps, 1), tol), **asked)
+    return plan.result(queries, plan.iterate(steps, tol), **asked)
 
 
 def aggregate(weights: Any, values: Any, ids: Any, *, backend: str | None = None) -> Any:
@@ -197,6 +198,10 @@ def merge_lse(outs: Sequence[Any], lses: Sequence[Any]) -> tuple[Any, Any]:
         >>> out.tolist(), lse.round(4).tolist()
         ([[0.5, 0.5]], [0.6931])
     """
+    both: tuple[tuple[str, Any], ...] = (("outs", outs), ("lses", lses))
+    for name, parts in both:
+        if not isinstance(parts, (list, tuple)):
+            raise DtypeError(f"merge_lse: {name} is {shown(parts)}, should be a list of arrays")
     if len(outs) != len(lses) or not outs:
         raise ShapeError(
             f"merge_lse: lses has {len(lses)} parts, should have {len(outs) or 'at least one'}"

@@ -1,13 +1,15 @@
 """The arguments of an attend, checked, and the reads that follow from them."""
 
+import math
 from typing import Any
 
 import numpy as np
 
-from memcore import arrays, products
-from memcore.errors import DtypeError, InputError, ShapeError
+from memcore import arrays, products, scalars
+from memcore.backends import is_triton
+from memcore.errors import InputError, ShapeError
 from memcore.hits import Read
-from memcore.ops import batches
+from memcore.ops import arguments, batches
 from memcore.ops.batches import broadcast, library_of, same_real
 
 
@@ -59,6 +61,9 @@ class Plan:
             leads.append(self.ids.shape[:-2])
         lead = broadcast("attend", *leads)
         self.shape = (*lead, n_queries)
+        if self.k is not None:
+            size = arguments.HIT_BYTES * self.k * (math.prod(self.shape) or 1)
+            scalars.check_memory("attend", size, k=self.k)
         # Batches that share all but their queries are one batch of more queries.
         if lead and all(n == 1 for n in shared) and (mask is None or mask.shape[-2] == 1):
             asked = library.expand(asked, (*lead, *asked.shape[-2:])).reshape(-1, asked.shape[-1])
@@ -79,7 +84,7 @@ class Plan:
         self.mask = None if mask is None else library.expand(mask, (*lead, n_queries, n_keys))
         if self.ids is not None:
             self.ids = library.expand(self.ids, (*lead, *self.ids.shape[-2:]))
-            if backend == "triton" or arrays.place(self.queries) != "cpu":
+            if is_triton(backend) or arrays.place(self.queries) != "cpu":
                 self.ids = library.within(self.ids, n_keys)
             elif library is products or not _is_traced():
                 check = self.queries if library is products else self.queries.detach()
@@ -88,6 +93,8 @@ class Plan:
     def iterate(self, steps: int, tol: float | None) -> Read:
         """All steps; the last reads values."""
         library, queries = self.library, self.queries
+        steps = scalars.whole("attend", "steps", steps, 1)
+        tol = None if tol is None else scalars.number("attend", "tol", tol, 0)
         if steps > 1 and self.keys.shape[-2] == 0:
             steps = 1
         for _ in range(steps - 1):
@@ -172,20 +179,21 @@ def _check_rows(queries: Any, keys: Any, values: Any) -> None:
 def _check_beta(library: Any, beta: Any) -> tuple[int, ...]:
     """The shape of beta, which must be above 0."""
     if isinstance(beta, (int, float)):
-        is_sound, shape = 0 < beta < float("inf"), ()
+        scalars.number("attend", "beta", beta, 0, is_open=True)
+        is_sound, shape = True, ()
     elif arrays.place(beta) != "cpu" or (library is not products and _is_traced()):
         is_sound, shape = True, beta.shape
     else:
         found = arrays.numbers("attend", "beta", beta)
         is_sound, shape = bool(((found > 0) & (found < np.inf)).all()), found.shape
     if not is_sound:
-        raise InputError(f"attend: beta is {beta}, should be above 0")
+        raise InputError(f"attend: beta is {scalars.shown(beta)}, should be above 0")
     return tuple(shape)
 
 
 def _selection(library: Any, k: Any, ids: Any, n_queries: int) -> tuple[int | None, Any]:
     if ids is None:
-        return (None if k is None else count("k", k, 0)), None
+        return (None if k is None else scalars.whole("attend", "k", k, 0)), None
     if k is not None:
         raise InputError("attend: k is given with ids, should be None")
     named = library.ints("attend", "ids", ids)
@@ -195,15 +203,6 @@ def _selection(library: Any, k: Any, ids: Any, n_queries: int) -> tuple[int | No
         raise ShapeError(f"attend: ids has shape {tuple(named.shape)}, should be (…, n_queries, m)")
     _expect("ids", named, -2, n_queries)
     return None, named
-
-
-def count(name: str, value: Any, least: int) -> int:
-    """An int that is at least so much, or an error by its name."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"attend: {name} is {value!r}, should be an int")
-    if value < least:
-        raise InputError(f"attend: {name} is {value}, should be at least {least}")
-    return int(value)
 
 
 def _expect(name: str, array: Any, axis: int, size: int, other: int | None = None) -> None:

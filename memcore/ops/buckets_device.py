@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from memcore import arrays, tensors
-from memcore.backends import Runner, engine
-from memcore.errors import BackendError, in_room
+from memcore.backends import Runner, check_device, engine
+from memcore.errors import in_room
 from memcore.hits import Hits
 from memcore.ops import buckets as host
 
@@ -79,8 +79,7 @@ def read(sums: Any, codes: Any) -> Any:
 
 
 def _engine(verb: str, op: str, backend: str | None) -> Runner:
-    if backend not in (None, "triton"):
-        raise BackendError(f"{verb}: backend is {backend!r}, should be 'triton' on a device")
+    check_device(verb, backend)
     return engine(op, "triton")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, tensors
-from memcore.backends import engine
+from memcore import arrays, scalars, tensors
+from memcore.backends import engine, is_triton
 from memcore.errors import DtypeError, InputError, ShapeError, in_room
 from memcore.hits import Hits
 from memcore.ops import arguments
@@ -46,7 +46,7 @@ def assign(rows: Any, codewords: Any, *, backend: str | None = None) -> tuple[An
         >>> codes.tolist(), scores.tolist()
         ([0, 1], [-1.0, -2.0])
     """
-    if backend == "triton" or on_device.takes(rows, codewords):
+    if is_triton(backend) or on_device.takes(rows, codewords):
         with in_room("assign"):
             return on_device.assign(rows, codewords, backend)
     run = engine("assign", backend)
@@ -84,7 +84,7 @@ def codebook_sums(
         counts (n_codes,) int64 and sums (n_codes, dim) float32. The bits do not depend on the
         number of threads: codes are sorted, and each has one owner.
     """
-    if backend == "triton" or on_device.takes(rows, codes):
+    if is_triton(backend) or on_device.takes(rows, codes):
         with in_room("codebook_sums"):
             return on_device.codebook_sums(rows, codes, n_codes, backend)
     run = engine("codebook_sums", backend)
@@ -126,7 +126,7 @@ def codebook_ema(
     Returns:
         The running sums and the codewords, (n_codes, dim) float32.
     """
-    if backend == "triton" or on_device.takes(batch_sums, sums):
+    if is_triton(backend) or on_device.takes(batch_sums, sums):
         with in_room("codebook_ema"):
             return on_device.codebook_ema(batch_sums, sums, decay, divisors, out, backend)
     run = engine("codebook_ema", backend)
@@ -143,7 +143,7 @@ def decode(codes: Any, codewords: Any, *, backend: str | None = None) -> Any:
         codewords: (n_levels, n_subspaces, n_codes, sub_dim) float32.
         backend: "cpu", "reference" or "triton".
     """
-    if backend == "triton" or on_device.takes(codes, codewords):
+    if is_triton(backend) or on_device.takes(codes, codewords):
         with in_room("decode"):
             return on_device.decode(codes, codewords, backend)
     run = engine("decode", backend)
@@ -180,13 +180,18 @@ def unpack_codes(packed: Any, n: int, n_bits: int, *, backend: str | None = None
     """The n codes of a stream that `pack_codes` made: (n,) int64."""
     run = engine("unpack_codes", backend)
     _check_bits("unpack_codes", n_bits)
+    scalars.whole("unpack_codes", "n", n, 0)
+    if not isinstance(packed, np.ndarray):
+        raise DtypeError(
+            f"unpack_codes: packed is {scalars.shown(packed)}, should be an array of uint8"
+        )
     stream = np.ascontiguousarray(packed)
     if stream.dtype != np.uint8:
         raise DtypeError(f"unpack_codes: packed has dtype {stream.dtype}, should be uint8")
-    if n < 0 or stream.shape != ((n * n_bits + 7) // 8,):
+    if stream.shape != ((n * n_bits + 7) // 8,):
         raise ShapeError(
             f"unpack_codes: packed has shape {stream.shape}, "
-            f"should be ({(max(n, 0) * n_bits + 7) // 8},) for {n} codes"
+            f"should be ({(n * n_bits + 7) // 8},) for {n} codes"
         )
     codes = np.empty(n, np.int64)
     run(stream, n, n_bits, codes)
@@ -222,7 +227,7 @@ def search_codes(
     Raises:
         ShapeError, DtypeError, InputError: as `search` does.
     """
-    if backend == "triton" or on_device.takes(queries, codes):
+    if is_triton(backend) or on_device.takes(queries, codes):
         with in_room("search_codes"):
             return on_device.search_codes(queries, codes, codewords, k, metric, squares, backend)
     op = "search_codes"
@@ -306,5 +311,4 @@ def widened(rows: NDArray[Any]) -> Floats:
 
 
 def _check_bits(op: str, n_bits: int) -> None:
-    if not 1 <= n_bits <= 32:
-        raise InputError(f"{op}: n_bits is {n_bits}, should be from 1 to 32")
+    scalars.whole(op, "n_bits", n_bits, 1, 32)

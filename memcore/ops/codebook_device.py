@@ -7,10 +7,10 @@ here, such a query finds nothing, and a code that is not of the book stands for 
 from typing import Any
 
 from memcore import arrays, tensors
-from memcore.backends import engine
+from memcore.backends import check_device, engine
 from memcore.errors import BackendError, DtypeError, InputError, ShapeError
 from memcore.hits import Hits
-from memcore.ops import arguments
+from memcore.ops.device import hits
 
 
 def takes(*given: Any) -> bool:
@@ -124,19 +124,14 @@ def search_codes(
         )
     if squares is not None:
         squares = tensors.weights(op, "squares", squares, len(rows))
-    k, width = arguments.widths(op, k, len(asked))
-    scores = torch.empty((len(asked), width), dtype=torch.float32, device=device)
-    ids = torch.empty_like(scores, dtype=torch.int64)
-    if not isinstance(k, int):
-        k = torch.as_tensor(k, device=device)
+    k, scores, ids = hits(op, k, len(asked), device)
     engine(op, "triton")(asked, rows.contiguous(), words, k, metric, squares, scores, ids)
     return Hits(tensors.like(queries, scores), tensors.like(queries, ids))
 
 
 def _device(op: str, backend: str | None, *given: tuple[str, Any]) -> Any:
     """The device of all of these arrays."""
-    if backend not in (None, "triton"):
-        raise BackendError(f"{op}: backend is {backend!r}, should be 'triton' on a device")
+    check_device(op, backend)
     device = tensors.device_of(op, *given)
     if arrays.differentiates(*(array for _, array in given)):
         raise BackendError(f"{op}: a tensor on {device} needs a gradient, should be detached")

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from memcore import arrays, tensors
-from memcore.backends import check_readable
+from memcore import arrays, scalars, tensors
+from memcore.backends import check_device, check_readable, is_triton
 from memcore.errors import BackendError
 from memcore.ops import arguments
 
@@ -20,10 +20,9 @@ def is_on_device(op: str, backend: str | None, **given: Any) -> bool:
         BackendError: another engine, arrays on several devices or where no kernel can read.
     """
     places = (arrays.place(array) for array in given.values() if array is not None)
-    if backend != "triton" and all(place == "cpu" for place in places):
+    if not is_triton(backend) and all(place == "cpu" for place in places):
         return False
-    if backend not in (None, "triton"):
-        raise BackendError(f"{op}: backend is {backend!r}, should be 'triton' on a device")
+    check_device(op, backend)
     tensors.device_of(op, *given.items())
     if backend is not None and not tensors.library(op).compiler.is_compiling():
         check_readable(op, next(iter(given.values())))
@@ -46,8 +45,10 @@ def is_seen_by_torch(op: str, backend: str | None, *loose: Any, **given: Any) ->
         return True
     if not arrays.differentiates(*loose, *given.values()):
         return False
-    if backend not in (None, "cpu"):
-        raise BackendError(f"{op}: backend is {backend!r}, should be 'cpu' where gradients are")
+    if backend is not None and not scalars.is_word(backend, "cpu"):
+        raise BackendError(
+            f"{op}: backend is {scalars.shown(backend)}, should be 'cpu' where gradients are"
+        )
     return True
 
 
@@ -56,7 +57,21 @@ def hits(op: str, k: Any, n_queries: int, device: Any) -> tuple[Any, Any, Any]:
     if not isinstance(k, int) and arrays.place(k) != "cpu":
         raise BackendError(f"{op}: k is on {arrays.place(k)}, should be on the host")
     k, width = arguments.widths(op, k, n_queries)
+    scores, ids = outputs(op, n_queries, width, device)
+    k = k if isinstance(k, int) else tensors.library(op).as_tensor(k, device=device)
+    return k, scores, ids
+
+
+def outputs(op: str, n_queries: int, width: int, device: Any) -> tuple[Any, Any]:
+    """Room for scores and ids, (n_queries, width), on a device.
+
+    Raises:
+        MemoryError: no memory holds that.
+    """
     torch = tensors.library(op)
+    size = arguments.HIT_BYTES * (n_queries or 1) * width
+    if device.type == "cpu" or size >> 62:
+        # Where kernels are interpreted; and torch does not count beyond 64 bits.
+        scalars.check_memory(op, size, k=width)
     scores = torch.empty((n_queries, width), dtype=torch.float32, device=device)
-    ids = torch.empty_like(scores, dtype=torch.int64)
-    return k if isinstance(k, int) else torch.as_tensor(k, device=device), scores, ids
+    return scores, torch.empty_like(scores, dtype=torch.int64)

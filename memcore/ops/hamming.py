@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from memcore import arrays
-from memcore.backends import engine
+from memcore.backends import engine, is_triton
 from memcore.errors import ShapeError, in_room
 from memcore.hits import Hits
 from memcore.ops import arguments
@@ -49,7 +49,7 @@ def hamming_search(
     """
     # What the caller wrote: search(metric="hamming").
     op = "search"
-    if backend == "triton" or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
+    if is_triton(backend) or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
         with in_room(op):
             return hamming_search_device(op, queries, keys, k, mask, min_score, backend)
     asked, rows = arrays.codes(op, "queries", queries), arrays.codes(op, "keys", keys)

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from memcore import arrays, tensors
-from memcore.backends import engine
+from memcore import tensors
+from memcore.backends import check_device, engine
 from memcore.errors import BackendError, ShapeError
 from memcore.hits import Hits
 from memcore.ops import arguments
+from memcore.ops.device import hits
 
 # Counts of all distances have to fit a program.
 _MOST_WORDS = 255
@@ -28,8 +29,7 @@ def hamming_search_device(
             than 255 words.
         ShapeError, DtypeError, InputError: as `hamming_search`.
     """
-    if backend not in (None, "triton"):
-        raise BackendError(f"{op}: backend is {backend!r}, should be 'triton' on a device")
+    check_device(op, backend)
     device = tensors.device_of(op, ("queries", queries), ("keys", keys), ("mask", mask))
     asked, rows = tensors.words(op, "queries", queries), tensors.words(op, "keys", keys)
     asked = asked[None] if asked.ndim == 1 else asked
@@ -45,9 +45,7 @@ def hamming_search_device(
             "on a device"
         )
     n_queries, n_keys = len(asked), len(rows)
-    if not isinstance(k, int) and arrays.place(k) != "cpu":
-        raise BackendError(f"{op}: k is on {arrays.place(k)}, should be on the host")
-    k, width = arguments.widths(op, k, n_queries)
+    k, scores, ids = hits(op, k, n_queries, device)
     max_distance = arguments.farthest(op, min_score, 32 * asked.shape[1])
     if mask is not None:
         mask = tensors.bools(op, "mask", mask)
@@ -56,10 +54,5 @@ def hamming_search_device(
                 f"{op}: mask has shape {tuple(mask.shape)}, "
                 f"should be ({n_keys},) or ({n_queries}, {n_keys})"
             )
-    torch = tensors.library(op)
-    scores = torch.empty((n_queries, width), dtype=torch.float32, device=device)
-    ids = torch.empty_like(scores, dtype=torch.int64)
-    if not isinstance(k, int):
-        k = torch.as_tensor(k, device=device)
     engine("hamming_search", "triton")(asked, rows, k, mask, max_distance, scores, ids)
     return Hits(tensors.like(queries, scores), tensors.like(queries, ids))

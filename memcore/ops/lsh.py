@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcore import arrays, reference
-from memcore.backends import engine, lsh_pack
+from memcore import arrays, reference, scalars
+from memcore.backends import engine, is_triton, lsh_pack
 from memcore.errors import InputError, ShapeError, in_room
-from memcore.ops import arguments
 from memcore.ops.lsh_device import lsh_encode_device, lsh_probes_device
 
 HASHES = ("sign", "cross_polytope")
@@ -34,11 +33,11 @@ def lsh_planes(n_planes: int, dim: int, *, seed: int, kind: str = "signs") -> ND
     Returns:
         (n_planes, dim) int8 or float32.
     """
-    if kind not in PLANES:
-        raise InputError(f"lsh_planes: kind is {kind!r}, should be one of {', '.join(PLANES)}")
+    scalars.word("lsh_planes", "kind", kind, PLANES)
     for name, value in (("n_planes", n_planes), ("dim", dim)):
-        arguments.whole("lsh_planes", name, value, 1)
-    return reference.lsh_planes(n_planes, dim, arguments.whole("lsh_planes", "seed", seed, 0), kind)
+        scalars.whole("lsh_planes", name, value, 1)
+    scalars.check_memory("lsh_planes", n_planes * dim, n_planes=n_planes, dim=dim)
+    return reference.lsh_planes(n_planes, dim, scalars.seed("lsh_planes", seed), kind)
 
 
 def lsh_encode(
@@ -78,7 +77,7 @@ def lsh_encode(
         signs that the rounding leaves in doubt (about one in a thousand) are computed canonically.
         Other planes: one canonical score each.
     """
-    if backend == "triton" or arrays.place(vectors) != "cpu":
+    if is_triton(backend) or arrays.place(vectors) != "cpu":
         each = table_planes(check_hash("lsh_encode", n_bits, kind), kind)
         with in_room("lsh_encode"):
             return lsh_encode_device(vectors, planes, n_bits, kind, each, packed, backend)
@@ -122,10 +121,11 @@ def lsh_probes(
         ShapeError, InputError: as `lsh_encode`; and for n_probes.
     """
     each = table_planes(check_hash("lsh_probes", n_bits, kind), kind)
-    n = arguments.whole("lsh_probes", "n_probes", n_probes, 1)
+    n = scalars.whole("lsh_probes", "n_probes", n_probes, 1)
     if n > 1 << n_bits:
         raise InputError(f"lsh_probes: n_probes is {n}, should be at most 2^{n_bits}")
-    if backend == "triton" or arrays.place(vectors) != "cpu":
+    scalars.check_memory("lsh_probes", 8 * n, n_probes=n)
+    if is_triton(backend) or arrays.place(vectors) != "cpu":
         with in_room("lsh_probes"):
             return lsh_probes_device(vectors, planes, n_bits, kind, each, n, backend)
     rows, table = _checked("lsh_probes", vectors, planes, n_bits, kind)
@@ -141,9 +141,8 @@ def table_planes(n_bits: int, kind: str) -> int:
 
 def check_hash(op: str, n_bits: Any, kind: str) -> int:
     """N_bits, if a hash of this kind can have so many."""
-    if kind not in HASHES:
-        raise InputError(f"{op}: kind is {kind!r}, should be one of {', '.join(HASHES)}")
-    bits = arguments.whole(op, "n_bits", n_bits, 1)
+    scalars.word(op, "kind", kind, HASHES)
+    bits = scalars.whole(op, "n_bits", n_bits, 1)
     most = MAX_BITS if kind == "sign" else MAX_PLACE_BITS
     if bits > most:
         raise InputError(f"{op}: n_bits is {bits}, should be at most {most} for {kind}")

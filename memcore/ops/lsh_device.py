@@ -7,7 +7,7 @@ here.
 from typing import Any
 
 from memcore import arrays, tensors
-from memcore.backends import Runner, engine, lay_out
+from memcore.backends import Runner, check_device, engine, lay_out
 from memcore.errors import BackendError, ShapeError
 
 
@@ -63,8 +63,7 @@ def _checked(
     op: str, vectors: Any, planes: Any, n_each: int, backend: str | None
 ) -> tuple[Any, Runner]:
     """Vectors as (n, dim) where they lie, and what runs the op."""
-    if backend not in (None, "triton"):
-        raise BackendError(f"{op}: backend is {backend!r}, should be 'triton' on a device")
+    check_device(op, backend)
     device = tensors.device_of(op, ("vectors", vectors))
     if arrays.differentiates(vectors):
         raise BackendError(f"{op}: a tensor on {device} needs a gradient, should be detached")
@@ -72,6 +71,8 @@ def _checked(
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise ShapeError(f"{op}: vectors has shape {tuple(rows.shape)}, should be (n, dim)")
+    if not isinstance(planes, tensors.library(op).Tensor):
+        planes = arrays.vectors(op, "planes", planes)[0]
     if planes.ndim != 2 or planes.shape[1] != rows.shape[1]:
         raise ShapeError(
             f"{op}: planes has shape {tuple(planes.shape)}, should be (n_planes, {rows.shape[1]})"

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays, tensors
-from memcore.backends import engine
-from memcore.errors import BackendError, InputError, ShapeError, in_room
+from memcore import arrays, scalars, tensors
+from memcore.backends import check_device, engine, is_triton
+from memcore.errors import ShapeError, in_room
 from memcore.hits import Hits
 from memcore.ops import arguments
 from memcore.ops.device import hits
@@ -37,9 +37,9 @@ def search(
     high = _INF if max_score is None else arguments.bound(op, "max_score", max_score)
     if metric is None:
         metric = "dot"
-    elif metric not in METRICS:
-        raise InputError(f"{op}: metric is {metric!r}, should be one of {', '.join(METRICS)}")
-    if backend == "triton" or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
+    else:
+        scalars.word(op, "metric", metric, METRICS)
+    if is_triton(backend) or arrays.place(queries) != "cpu" or arrays.place(keys) != "cpu":
         given = (queries, keys, offsets, segments, k, metric, limits[:4], low, high, backend)
         with in_room(op):
             return search_device(op, *given)
@@ -103,9 +103,7 @@ def _misfit(op: str, queries: np.ndarray[Any, Any], keys: np.ndarray[Any, Any]) 
 
 def topk(scores: Any, k: Any, backend: str | None) -> Hits:
     """The hits of `memcore.topk`."""
-    if backend == "triton" or (
-        scores.__class__ is not np.ndarray and arrays.place(scores) != "cpu"
-    ):
+    if is_triton(backend) or (scores.__class__ is not np.ndarray and arrays.place(scores) != "cpu"):
         with in_room("topk"):
             return _topk_device(scores, k, backend)
     run = engine("topk", backend)
@@ -130,8 +128,7 @@ def topk(scores: Any, k: Any, backend: str | None) -> Hits:
 
 def _topk_device(scores: Any, k: Any, backend: str | None) -> Hits:
     """The hits on the device of the scores, in their library; nothing waits for it."""
-    if backend not in (None, "triton"):
-        raise BackendError(f"topk: backend is {backend!r}, should be 'triton' on a device")
+    check_device("topk", backend)
     device = tensors.device_of("topk", ("scores", scores))
     rows = tensors.vectors("topk", "scores", scores)
     rows = rows[None] if rows.ndim == 1 else rows

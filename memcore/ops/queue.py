@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays, losses, slots, tensors
-from memcore.errors import DtypeError, InputError, ShapeError
+from memcore import arrays, losses, scalars, slots, tensors
+from memcore.errors import InputError, ShapeError
 from memcore.ops.batches import broadcast
 from memcore.ops.device import is_seen_by_torch
 
@@ -60,9 +60,8 @@ def nce(
         >>> nce(eye[:1], eye[:1], eye[1:], temperature=1.0).round(4)
         np.float32(0.7437)
     """
-    _check_scale("nce", "temperature", temperature)
-    if reduction not in REDUCTIONS:
-        raise InputError(f"nce: reduction is {reduction!r}, should be mean or none")
+    temperature = scalars.number("nce", "temperature", temperature, 0, is_open=True)
+    scalars.word("nce", "reduction", reduction, REDUCTIONS)
     given = {"queries": queries, "positives": positives, "negatives": negatives}
     library = _library("nce", backend, **given, bias=bias)
     asked, near, far = library.same("nce", given)
@@ -116,11 +115,10 @@ def disperse(
     here, *others = library.same("disperse", given)
     there = others[0] if others else here
     tau = float(here.shape[-1]) if tau is None else tau
-    _check_scale("disperse", "tau", tau)
+    tau = scalars.number("disperse", "tau", tau, 0, is_open=True)
     if reduction is None:
         reduction = "pairs" if negatives is None else "mean"
-    if reduction not in (*REDUCTIONS, "pairs"):
-        raise InputError(f"disperse: reduction is {reduction!r}, should be mean, none or pairs")
+    scalars.word("disperse", "reduction", reduction, (*REDUCTIONS, "pairs"))
     if there.shape[-2] == 0:
         raise InputError("disperse: negatives has 0 rows, should have at least 1")
     offset = _bias(library, "disperse", bias, there)
@@ -170,13 +168,6 @@ def _library(op: str, backend: str | None, **given: Any) -> Any:
     from memcore import autograd_queue
 
     return autograd_queue
-
-
-def _check_scale(op: str, name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise DtypeError(f"{op}: {name} is {value!r}, should be a number")
-    if not 0 < value < float("inf"):
-        raise InputError(f"{op}: {name} is {value}, should be above 0")
 
 
 def _bias(library: Any, op: str, bias: Any, negatives: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from memcore import arrays
+from memcore import arrays, scalars
 from memcore.backends import search_plain
 from memcore.errors import InputError
 from memcore.hits import Hits
@@ -109,7 +109,7 @@ def search(
         raise InputError(
             f"search: {name} is given with an array of keys, should come with a Bank or an Arena"
         )
-    if metric == "hamming":
+    if scalars.is_word(metric, "hamming"):
         for name, value in (
             ("candidates", candidates),
             ("scale", scale),
@@ -217,8 +217,9 @@ def _search_store(
     backend: str | None,
     options: dict[str, Any],
 ) -> Hits:
-    if metric is not None and metric != store.metric:
-        raise InputError(f"search: metric is {metric!r}, should be the store's {store.metric!r}")
+    if metric is not None and not scalars.is_word(metric, store.metric):
+        shown = scalars.shown(metric)
+        raise InputError(f"search: metric is {shown}, should be the store's {store.metric!r}")
     if mask is not None:
         raise InputError("search: mask is given with a store, should be where or candidates")
     arguments.check_banks("search", store, banks)

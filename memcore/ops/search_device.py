@@ -7,8 +7,8 @@ leave out here: a query that is not finite finds nothing, a candidate outside th
 from typing import Any
 
 from memcore import tensors
-from memcore.backends import engine
-from memcore.errors import BackendError, InputError, ShapeError
+from memcore.backends import check_device, engine
+from memcore.errors import InputError, ShapeError
 from memcore.hits import Hits
 from memcore.ops.device import hits
 
@@ -32,8 +32,7 @@ def search_device(
         BackendError: arrays on several devices, or an engine that does not run there.
         ShapeError, DtypeError, InputError: as `search` does, but for what only the numbers tell.
     """
-    if backend not in (None, "triton"):
-        raise BackendError(f"{op}: backend is {backend!r}, should be 'triton' on a device")
+    check_device(op, backend)
     mask, candidates, scale, bias = limits
     given = (
         ("queries", queries),

@@ -413,7 +413,7 @@ def test_what_cannot_be_on_a_device(options, error, sentence):
     with pytest.raises(error, match=rf"^Arena: {sentence}"):
         memcore.Arena(**{"dim": 4, **options})
     if "dim" not in options:
-        with pytest.raises(error, match=rf"^Arena: {sentence}"):
+        with pytest.raises(error, match=rf"^Bank: {sentence}"):
             memcore.Bank(**options)
 
 

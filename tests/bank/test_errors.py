@@ -91,7 +91,7 @@ def test_pickles_and_deep_copies(arena):
 
 
 def test_construction():
-    with pytest.raises(DtypeError, match=r"^Arena: fields is a list, should be a dict$"):
+    with pytest.raises(DtypeError, match=r"^Arena: fields is \['time'\], should be a dict$"):
         memcore.Arena(4, fields=["time"])
     with pytest.raises(InputError, match=r"^Arena: dtype is \[\], should be one of float32"):
         memcore.Arena(4, dtype=[])

@@ -230,7 +230,7 @@ def test_an_unknown_field_is_refused():
     bank = Bank(2, fields={"who": "str"})
     with pytest.raises(InputError, match="add: fields names field 'whom', should be one of 'who'"):
         bank.add(ones(1), fields={"whom": ["ana"]})
-    with pytest.raises(DtypeError, match="fields is a list, should be a dict"):
+    with pytest.raises(DtypeError, match=r"fields is \['ana'\], should be a dict"):
         bank.add(ones(1), fields=["ana"])
     with pytest.raises(InputError, match="should be none: there are no fields"):
         Bank(2, fields={}).add(ones(1), fields={"who": ["ana"]})

@@ -125,7 +125,7 @@ def test_a_change_that_raises_changes_nothing(rng):
         (lambda: bank.search(bad), memcore.InputError, "search: "),
         (lambda: bank.search(rows[:1, :4]), memcore.ShapeError, "search: "),
         (lambda: bank.search(rows, n_probes=0), memcore.InputError, "search: n_probes is 0"),
-        (lambda: bank.search(rows, n_probes=9), memcore.InputError, "lsh_probes: n_probes is 9"),
+        (lambda: bank.search(rows, n_probes=9), memcore.InputError, "probes: n_probes is 9"),
         (lambda: bank.search(rows, -1), memcore.InputError, "search: k is -1"),
     ):
         with pytest.raises(error, match=f"^{words}"):
