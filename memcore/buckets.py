@@ -51,7 +51,7 @@ class BucketTable:
         n_slots: int,
         *,
         evict: str = "random",
-        seed: int = 0,
+        seed: "int | np.random.Generator" = 0,
         device: str = "cpu",
     ) -> None:
         """Make empty tables of 2^n_bits buckets.
@@ -61,7 +61,7 @@ class BucketTable:
             n_tables: codes of a row.
             n_slots: ids that a bucket holds.
             evict: what a full bucket gives up: "random" or "fifo".
-            seed: of the random choices.
+            seed: of the random choices: an int from 0, or a NumPy Generator, drawn from once.
             device: where the table lies: "cpu", or torch's name of a GPU.
 
         Raises:

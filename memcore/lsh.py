@@ -45,7 +45,7 @@ class LSH:
         *,
         kind: str = "sign",
         planes: str = "signs",
-        seed: int = 0,
+        seed: "int | np.random.Generator" = 0,
     ) -> None:
         """Draw the planes.
 
@@ -56,7 +56,7 @@ class LSH:
             kind: "sign": one plane a bit. "cross_polytope": 2^(n_bits - 1) planes a table, the code
                 is the place of the largest of [scores; -scores].
             planes: "signs" (components of +-1, which hash fastest) or "gaussian".
-            seed: the same seed gives the same hashes.
+            seed: the same int gives the same hashes; a NumPy Generator is drawn from once.
         """
         self.n_bits = check_hash("LSH", n_bits, kind)
         self.n_tables = scalars.whole("LSH", "n_tables", n_tables, 1)

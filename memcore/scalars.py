@@ -88,7 +88,10 @@ def word(op: str, name: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def seed(op: str, value: Any) -> int:
-    """A seed: any int from 0, however large."""
+    """A seed: any int from 0, however large, or one draw of a NumPy Generator."""
+    # NumPy loads its generators where one is asked for.
+    if not isinstance(value, (int, np.integer)) and isinstance(value, np.random.Generator):
+        return int(value.integers(1 << 64, dtype=np.uint64))
     return whole(op, "seed", value, 0, math.inf)
 
 

@@ -245,3 +245,18 @@ def test_nothing_added_nothing_found():
     assert engine("bucket_search")(table.slots, table.counts, np.zeros((0, 3, 1), np.uint64), 1)[
         0
     ].tolist() == [0]
+
+
+def test_a_generator_is_drawn_from_once_for_a_seed():
+    def made(rng):
+        book = memcore.Codebook(4, 8, seed=rng)
+        book.fit(np.eye(8, dtype=np.float32), seed=rng)
+        table = memcore.BucketTable(2, 1, 2, evict="random", seed=rng)
+        return memcore.LSH(8, 16, seed=rng).planes, book.codewords, table.seed
+
+    one, other = (np.random.default_rng(3) for _ in range(2))
+    for first, second in zip(made(one), made(other), strict=True):
+        np.testing.assert_array_equal(first, second)
+    # Each has drawn four times, and goes on from there.
+    assert one.bit_generator.state == other.bit_generator.state
+    assert not np.array_equal(made(one)[0], made(np.random.default_rng(3))[0])

@@ -75,7 +75,7 @@ class Codebook:
         reset: str | None = "worst",
         reset_threshold: float | None = None,
         reset_quota: int = _QUOTA,
-        seed: int = 0,
+        seed: "int | np.random.Generator" = 0,
         device: str = "cpu",
     ) -> None:
         """Make an empty book: `fit` it, or `update` it, which starts from its first rows.
@@ -98,7 +98,7 @@ class Codebook:
                 code of MBC does. None: nothing.
             reset_threshold: 0.1 for "worst", 1e-4 for "mbc" if None.
             reset_quota: of "worst".
-            seed: of the random rows of "mbc".
+            seed: of the random rows of "mbc": an int from 0, or a NumPy Generator, drawn from once.
             device: where the book lies: "cpu", or torch's name of a GPU.
 
         Raises:
@@ -174,13 +174,15 @@ class Codebook:
         """The smallest dtype that holds a code: uint8, uint16 or uint32."""
         return self.reader.code_dtype
 
-    def fit(self, vectors: Any, *, n_iterations: int = 10, seed: int = 0) -> None:
+    def fit(
+        self, vectors: Any, *, n_iterations: int = 10, seed: "int | np.random.Generator" = 0
+    ) -> None:
         """Forget everything and learn by k-means, level after level.
 
         Args:
             vectors: (n, dim), at least one row; of more than 256 rows a code, that many are drawn.
             n_iterations: of Lloyd, at most, after k-means++ seeding.
-            seed: of the draws.
+            seed: of the draws, as for the book.
 
         Raises:
             As `update`; InputError: no rows.

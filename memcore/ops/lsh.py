@@ -21,13 +21,15 @@ MAX_PLACE_BITS = 20
 _MANY_VECTORS = 64
 
 
-def lsh_planes(n_planes: int, dim: int, *, seed: int, kind: str = "signs") -> NDArray[Any]:
+def lsh_planes(
+    n_planes: int, dim: int, *, seed: "int | np.random.Generator", kind: str = "signs"
+) -> NDArray[Any]:
     """Draw random directions.
 
     Args:
         n_planes: how many.
         dim: components of each.
-        seed: the same seed gives the same planes.
+        seed: the same int gives the same planes; a NumPy Generator is drawn from once.
         kind: "signs": components of +-1, which hash fastest; or "gaussian".
 
     Returns:
