@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ Floats = NDArray[np.float64]
 
 _MASK = (1 << 64) - 1
 
-Verb = TypeVar("Verb", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 def seed_of(seed: int | np.random.Generator) -> int:
@@ -207,12 +208,12 @@ def is_traced() -> bool:
     return compiler is not None and bool(compiler.is_compiling())
 
 
-def untraced(verb: Verb) -> Verb:
+def untraced(verb: Callable[Given, Result]) -> Callable[Given, Result]:
     """A method that changes what is stored, which torch.compile leaves as it is."""
-    apart: list[Callable[..., Any]] = []
+    apart: list[Callable[Given, Result]] = []
 
     @functools.wraps(verb)
-    def run(*given: Any, **options: Any) -> Any:
+    def run(*given: Given.args, **options: Given.kwargs) -> Result:
         # Whoever compiles has imported this; who does not shall not wait for it.
         if "torch._dynamo" not in sys.modules:
             return verb(*given, **options)
@@ -220,7 +221,7 @@ def untraced(verb: Verb) -> Verb:
             apart.append(torch().compiler.disable(verb))
         return apart[0](*given, **options)
 
-    return run  # type: ignore[return-value]
+    return run
 
 
 def empty(like: Any, n: int) -> Any:
