@@ -8,7 +8,7 @@ import numpy as np
 from memcore import arrays, scalars, tensors
 from memcore.backends import is_triton, lsh_pack
 from memcore.errors import InputError, ShapeError, in_name_of
-from memcore.ops.lsh import PLANES, check_hash, lsh_encode, lsh_planes, lsh_probes, table_planes
+from memcore.ops.lsh import check_hash, lsh_encode, lsh_planes, lsh_probes, table_planes
 from memcore.ops.lsh_device import planes_on
 
 
@@ -62,11 +62,10 @@ class LSH:
         self.n_tables = scalars.whole("LSH", "n_tables", n_tables, 1)
         self.dim = scalars.whole("LSH", "dim", dim, 1)
         self.kind = kind
-        scalars.word("LSH", "planes", planes, PLANES)
         n_planes = self.n_tables * table_planes(self.n_bits, kind)
         scalars.check_memory("LSH", n_planes * self.dim, n_tables=self.n_tables, dim=self.dim)
-        drawn = lsh_planes(n_planes, self.dim, seed=scalars.seed("LSH", seed), kind=planes)
-        self.planes = drawn
+        with in_name_of("LSH", kind="planes"):
+            self.planes = lsh_planes(n_planes, self.dim, seed=seed, kind=planes)
         self.planes.flags.writeable = False
         self._packed = lsh_pack(self.planes) if planes == "signs" else None
         # The same for each device that vectors came from.
