@@ -7,8 +7,8 @@ from . import cards, lookup, nearest, segments
 from .layout import grid_of, near
 from .lsh import slack
 from .products import STEP
-from .search import PAIR, merge, n_kept, norms, pad, room, sorted_best
-from .workspace import parts, splits
+from .search import PAIR, merge, norms, pad, room, sorted_best
+from .workspace import n_kept, parts, splits
 
 # Rows and codewords of a tile, and rows whose doubts one program settles.
 _ROWS, _WORDS, _SETTLED = 128, 64, 512

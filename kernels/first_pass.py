@@ -12,6 +12,7 @@ import triton
 
 from . import groups, shadow
 from .order import LOWEST
+from .workspace import n_kept
 
 _TILE_ROWS = groups.TILE_PAGES * 16
 # Of so many tiles, counted for each block of queries, a program takes several.
@@ -69,8 +70,7 @@ class Shadow:
         bounds = self.codes.shape[1] + 21 + 4 * (self.n_pages + self.n_pages // groups.TILE_PAGES)
         scored = n_chosen(width) * (8 + 16 * of_row)
         # The best of the rows of each part, what that is judged by, and the best of a scan.
-        kept = max(16, triton.next_power_of_2(width))
-        return bounds + scored + 12 * kept * (n_parts(n_chosen(width)) + 3) + 48
+        return bounds + scored + 12 * n_kept(width) * (n_parts(n_chosen(width)) + 3) + 48
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from .arguments import Matrix, PagesView
 from .layout import grid_of
 from .limits import Limits
 from .pages import Layout
-from .search import NAMED_PAIR, merge, n_kept, pad, room, sorted_best
-from .workspace import splits
+from .search import NAMED_PAIR, merge, pad, room, sorted_best
+from .workspace import n_kept, splits
 
 # Registers of a thread where codes are searched by bank, by forks, or for all pairs.
 # Without a limit the compiler puts some of them into memory, to have more threads at once.

@@ -11,7 +11,7 @@ from . import groups, scan, shadow
 from .first_pass import MOST_KEYS, Shadow, choose, finish
 from .layout import grid_of, near
 from .order import NOTHING
-from .workspace import SORT_INT32, SORT_INT64, left, parts, splits
+from .workspace import SORT_INT32, SORT_INT64, left, n_kept, parts, splits
 
 # The most that a program of the scan keeps in registers for one query.
 MAX_KEPT = 256
@@ -340,11 +340,6 @@ def _largest(
     named = places if ids is None else ids.gather(1, places)
     # What else was sorted is given back.
     return (best, named) if keys.shape[1] <= 2 * width else (best.clone(), named.clone())
-
-
-def n_kept(width: int) -> int:
-    """How many hits of a query a program keeps, for results of this width."""
-    return max(16, triton.next_power_of_2(width))
 
 
 def room(

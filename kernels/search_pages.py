@@ -11,8 +11,8 @@ from .layout import near
 from .limits import Limits
 from .runs import Run
 from .scan_pages import Pages, scan_banks, scan_lists, score_pairs
-from .search import MAX_KEPT, NAMED_PAIR, merge, n_kept
-from .workspace import SORT_INT64, parts
+from .search import MAX_KEPT, NAMED_PAIR, merge
+from .workspace import SORT_INT64, n_kept, parts
 
 
 def search_pages(

@@ -1,12 +1,31 @@
 """select: the k best keys of each query, for the attention that reads these alone."""
 
+from typing import NamedTuple
+
 import torch
 import triton
 
 from . import batches
 from .layout import Rows, over
-from .search import MAX_KEPT, MIN_KEYS, MIN_QUERIES, merge, n_kept, room, search
-from .workspace import blocks, parts, splits
+from .search import MAX_KEPT, MIN_KEYS, MIN_QUERIES, merge, room, search
+from .workspace import blocks, n_kept, parts, splits
+
+
+class Logits(NamedTuple):
+    """What the logits of some batches are made of; arguments as `select`."""
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    beta: torch.Tensor
+    bias: torch.Tensor | None
+    mask: torch.Tensor | None
+
+    def of(self, block: tuple[slice, ...]) -> "Logits":
+        """The same for some batches, and some of the queries of each."""
+        batches_of = block[:-1]
+        bias = None if self.bias is None else self.bias[batches_of]
+        mask = None if self.mask is None else self.mask[block]
+        return Logits(self.queries[block], self.keys[batches_of], self.beta[batches_of], bias, mask)
 
 
 def select(
@@ -34,26 +53,18 @@ def select(
     """
     if not ids.numel():
         return
+    logits = Logits(queries, keys, beta, bias, mask)
     is_large = queries.shape[-2] >= MIN_QUERIES and keys.shape[-2] >= MIN_KEYS
     if is_large or k > MAX_KEPT or ids.ndim == 2:
-        _one_by_one(queries, keys, k, beta, bias, mask, ids)
+        _one_by_one(logits, ids)
         return
     for block in blocks(ids.shape[:-1], 12 * n_kept(k) + 4 * k):
-        batches_of, masks = block[:-1], None if mask is None else mask[block]
-        offset = None if bias is None else bias[batches_of]
-        given = (queries[block], keys[batches_of], k, beta[batches_of], offset, masks)
-        _scan(*given, ids[block])
+        _scan(logits.of(block), ids[block])
 
 
-def _scan(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    k: int,
-    beta: torch.Tensor,
-    bias: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    ids: torch.Tensor,
-) -> None:
+def _scan(logits: Logits, ids: torch.Tensor) -> None:
+    queries, keys, beta, bias, mask = logits
+    k = ids.shape[-1]
     asked, held = Rows.of(queries), Rows.of(keys)
     biases = None if bias is None else Rows.of(bias[..., None, :])
     masks = None if mask is None else Rows.of(mask)
@@ -76,16 +87,9 @@ def _scan(
     merge(best, best_ids, None, None, scores, ids.view(-1, k))
 
 
-def _one_by_one(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    k: int,
-    beta: torch.Tensor,
-    bias: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    ids: torch.Tensor,
-) -> None:
-    lead = ids.shape[:-2]
+def _one_by_one(logits: Logits, ids: torch.Tensor) -> None:
+    queries, keys, beta, bias, mask = logits
+    lead, k = ids.shape[:-2], ids.shape[-1]
     # A search takes most of the workspace; the scores, which nobody asked for, an eighth.
     turns = [*parts(ids.shape[-2], 24 * k)]
     scores = ids.new_empty((turns[0].stop, k), dtype=torch.float32)

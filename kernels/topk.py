@@ -11,7 +11,7 @@ from . import keep
 from .layout import grid_of
 from .order import NOTHING
 from .search import PAIR, merge, pad, sorted_best
-from .workspace import left, parts
+from .workspace import left, n_kept, parts
 
 # Beyond, rows are sorted whole.
 _MAX_KEPT = 512
@@ -51,26 +51,24 @@ def row_bytes(n: int, width: int) -> int:
 
 
 def _kept_bytes(n: int, width: int) -> int:
-    n_kept, n_read = _sizes(width)
     # Of the first launch and the second, which has at most a quarter of its scores.
-    return 15 * triton.cdiv(n, n_read) * n_kept + 12 * n_kept
+    return (15 * triton.cdiv(n, _n_read(width)) + 12) * n_kept(width)
 
 
-def _sizes(width: int) -> tuple[int, int]:
-    """How many scores are kept of how many that are read."""
-    n_kept = max(16, triton.next_power_of_2(width))
-    return n_kept, max(1024, 4 * n_kept)
+def _n_read(width: int) -> int:
+    """How many scores a program reads."""
+    return max(1024, 4 * n_kept(width))
 
 
 def _topk_counted(
     rows: torch.Tensor, widths: torch.Tensor | None, scores: torch.Tensor, ids: torch.Tensor
 ) -> None:
     n_rows, n = rows.shape
-    n_kept, n_read = _sizes(scores.shape[1])
+    most, n_read = n_kept(scores.shape[1]), _n_read(scores.shape[1])
     kept_before = kept_ids_before = None
     while True:
         n_splits = triton.cdiv(n, n_read)
-        kept = scores.new_empty((n_rows, n_splits, n_kept), dtype=torch.int32)
+        kept = scores.new_empty((n_rows, n_splits, most), dtype=torch.int32)
         kept_ids = torch.empty_like(kept, dtype=torch.int64)
         is_first = kept_before is None
         keep.keep_kernel[grid_of(n_rows, n_splits)](
@@ -82,10 +80,10 @@ def _topk_counted(
             kept_ids,
             n,
             n_splits,
-            K=n_kept,
+            K=most,
             N=n_read,
         )
-        kept_before, kept_ids_before, n = kept, kept_ids, n_splits * n_kept
+        kept_before, kept_ids_before, n = kept, kept_ids, n_splits * most
         if n_splits == 1 or n <= _RANKED:
             break
     merge(kept, kept_ids, None, widths, scores, ids)

@@ -55,6 +55,11 @@ def left(taken: int) -> int:
     return max(aside(), 3 * WORKSPACE // 4 - taken)
 
 
+def n_kept(width: int) -> int:
+    """How many hits of a query a program keeps, for results of this width."""
+    return max(16, triton.next_power_of_2(width))
+
+
 def splits(
     n_programs: int, n_keys: int, kept: int, n_least: int = 256, needed: torch.Tensor | None = None
 ) -> int:
